@@ -1,0 +1,280 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// check holds the finished configuration against the rules that no single
+// value breaks by its type.
+func (c *Config) check() {
+	c.checkServing()
+	c.checkBackends()
+	c.checkRouting()
+	c.checkHealth()
+	c.checkKeys()
+	c.checkLimits()
+	c.checkHook()
+	c.checkSeeing()
+}
+
+func (c *Config) checkServing() {
+	r := c.origin.report
+	r.address("listen", c.Listen)
+	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
+		r.fault("tls", "needs both cert_file and key_file, or neither")
+	}
+	if c.Server.MaxBodySize == 0 {
+		r.fault("server.max_body_size", "must be at least 1 byte")
+	}
+	if c.Server.MaxHeaderSize < 1<<10 {
+		r.fault("server.max_header_size", "must be at least 1KiB")
+	}
+	if !isToken(c.RegionHeader) {
+		r.fault("region_header", "%s is not the name of a header", quote(c.RegionHeader))
+	}
+	for i, h := range c.CORS.AllowedHeaders {
+		if !isToken(h) {
+			r.fault(index("cors.allowed_headers", i), "%s is not the name of a header", quote(h))
+		}
+	}
+	for i, o := range c.CORS.AllowedOrigins {
+		if o != "*" && !isOrigin(o) {
+			r.fault(index("cors.allowed_origins", i), "%s is not an origin; write for example https://app.example.com, or *", quote(o))
+		}
+	}
+	if c.CORS.Enabled && len(c.CORS.AllowedOrigins) == 0 {
+		r.fault("cors.allowed_origins", "must name an origin when cors is enabled")
+	}
+	if c.CORS.AllowCredentials && slices.Contains(c.CORS.AllowedOrigins, "*") {
+		r.fault("cors.allow_credentials", "cannot go with the origin *: browsers refuse it")
+	}
+}
+
+func (c *Config) checkBackends() {
+	r := c.origin.report
+	if len(c.Backends) == 0 {
+		r.fault("backends", "no backends; at least one is needed")
+	}
+	urls, names := map[string]string{}, map[string]string{}
+	for i, b := range c.Backends {
+		key := index("backends", i)
+		if b.URL == "" {
+			r.fault(key+".url", "must be set")
+			continue
+		}
+		if message := badURL(b.URL, false); message != "" {
+			r.fault(key+".url", "%s", message)
+		} else if first, ok := urls[b.URL]; ok {
+			r.fault(key+".url", "the same URL as %s", first)
+		} else if first, ok := names[b.Name]; ok && b.Name != "" {
+			r.fault(key+".name", "the same name as %s: %s", first, quote(b.Name))
+		} else {
+			urls[b.URL], names[b.Name] = key, key
+		}
+		if b.Name == "" && r.has(key+".name") {
+			r.fault(key+".name", "must not be empty")
+		}
+		if b.Weight < 1 || b.Weight > 1000 {
+			r.fault(key+".weight", "must be between 1 and 1000, not %d", b.Weight)
+		}
+		r.oneOf(key+".engine", b.Engine, "vllm", "sglang", "tgi", "llamacpp")
+		r.patterns(key+".models", b.Models)
+		if b.CAFile != "" && !strings.HasPrefix(b.URL, "https://") {
+			r.fault(key+".ca_file", "is of use with an https:// URL only")
+		}
+	}
+}
+
+func (c *Config) checkRouting() {
+	r, retry := c.origin.report, c.Routing.Retry
+	r.oneOf("load_balance_strategy", c.Strategy, "least_connections", "round_robin", "latency_based")
+	for from, to := range c.Routing.ModelMapping {
+		if to == "" {
+			r.fault(child("routing.model_mapping", from), "must not be empty")
+		}
+	}
+	if retry.InitialWait > retry.MaxWait {
+		key := "routing.retry.initial_wait"
+		if !r.has(key) {
+			key = "routing.retry.max_wait"
+		}
+		r.fault(key, "initial_wait (%v) is longer than max_wait (%v)", retry.InitialWait, retry.MaxWait)
+	}
+	for i, f := range c.Routing.Fallback {
+		c.checkFallback(f, index("routing.fallback", i))
+	}
+}
+
+func (c *Config) checkFallback(f Fallback, key string) {
+	r := c.origin.report
+	c.checkKnown(key+".primary", f.Primary)
+	if len(f.Next) == 0 {
+		r.fault(key+".fallback", "must name at least one backend")
+	}
+	for i, u := range f.Next {
+		at := index(key+".fallback", i)
+		switch first := slices.Index(f.Next, u); {
+		case u == f.Primary && u != "":
+			r.fault(at, "is the primary itself")
+		case first < i:
+			r.fault(at, "the same URL as %s", index(key+".fallback", first))
+		default:
+			c.checkKnown(at, u)
+		}
+	}
+	r.patterns(key+".models", f.Models)
+}
+
+// checkKnown wants the URL of a backend.
+func (c *Config) checkKnown(key, u string) {
+	r := c.origin.report
+	if u == "" {
+		r.fault(key, "must be set")
+		return
+	}
+	var known []string
+	for _, b := range c.Backends {
+		switch {
+		case b.URL == u:
+			return
+		case b.URL == "":
+			return // u may have been meant for the backend whose URL is at fault
+		case badURL(b.URL, false) == "": // a bad one may hold a password
+			known = append(known, b.URL)
+		}
+	}
+	if len(known) > 0 {
+		r.fault(key, "%s is not among the backends%s", showURL(u), didYouMean(u, known))
+	}
+}
+
+func (c *Config) checkHealth() {
+	r, h := c.origin.report, c.HealthCheck
+	r.path("health_check.path", h.Path)
+	if h.Interval == 0 {
+		r.fault("health_check.interval", "must not be 0; to turn the checks off write enabled: false")
+	}
+	if h.Timeout == 0 {
+		r.fault("health_check.timeout", "must not be 0: a probe without an answer would never end")
+	}
+	if h.UnhealthyThreshold < 1 {
+		r.fault("health_check.unhealthy_threshold", "must be at least 1")
+	}
+	if h.HealthyThreshold < 1 {
+		r.fault("health_check.healthy_threshold", "must be at least 1")
+	}
+}
+
+func (c *Config) checkKeys() {
+	r := c.origin.report
+	r.oneOf("auth.storage", c.Auth.Storage, "file", "redis")
+	r.period("auth.defaults.quota_reset_period", c.Auth.Defaults.QuotaResetPeriod)
+	c.checkRedis("auth", c.Auth.Redis, c.Auth.Enabled && c.Auth.Storage == "redis")
+	seen := map[Secret]string{}
+	for i, k := range c.APIKeys {
+		key := index("api_keys", i)
+		first, twice := seen[k.Key]
+		switch {
+		case k.Key == "":
+			r.fault(key+".key", "must be set")
+		case strings.ContainsRune(string(k.Key), ' '):
+			r.fault(key+".key", "must not hold a space: no client could send it")
+		case twice:
+			r.fault(key+".key", "the same key as %s", first)
+		default:
+			seen[k.Key] = key
+		}
+		r.oneOf(key+".status", k.Status, "active", "disabled")
+		r.period(key+".quota_reset_period", k.QuotaResetPeriod)
+		r.patterns(key+".allowed_models", k.AllowedModels)
+	}
+}
+
+func (c *Config) checkLimits() {
+	r := c.origin.report
+	r.oneOf("rate_limit.storage", c.RateLimit.Storage, "memory", "redis")
+	c.checkRedis("rate_limit", c.RateLimit.Redis, c.RateLimit.Enabled && c.RateLimit.Storage == "redis")
+}
+
+func (c *Config) checkRedis(section string, redis Redis, needed bool) {
+	r, key := c.origin.report, section+".redis.addr"
+	switch {
+	case redis.Addr != "" && (section == "auth" || r.has(key)):
+		r.address(key, redis.Addr)
+	case redis.Addr == "" && needed:
+		r.fault(key, "must be set when storage is redis")
+	}
+}
+
+func (c *Config) checkHook() {
+	r, h := c.origin.report, c.UsageHook
+	if h.URL != "" {
+		if message := badURL(h.URL, true); message != "" {
+			r.fault("usage_hook.url", "%s", message)
+		}
+	} else if h.Enabled {
+		r.fault("usage_hook.url", "must be set when the hook is enabled")
+	}
+	if h.Timeout == 0 {
+		r.fault("usage_hook.timeout", "must not be 0: a hook without an answer would hold up the rest")
+	}
+}
+
+func (c *Config) checkSeeing() {
+	r, m := c.origin.report, c.Metrics
+	r.path("metrics.path", m.Path)
+	if m.Listen != "" {
+		r.address("metrics.listen", m.Listen)
+		if m.Listen == c.Listen {
+			r.fault("metrics.listen", "is the address of the main listener; leave it out to serve metrics there")
+		}
+	} else if m.Path == "/healthz" || m.Path == "/readyz" || m.Path == "/" || strings.HasPrefix(m.Path, "/v1/") {
+		r.fault("metrics.path", "%s is taken on the main listener", quote(m.Path))
+	}
+	r.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	r.oneOf("log.format", c.Log.Format, "text", "json")
+}
+
+func index(key string, i int) string { return fmt.Sprintf("%s[%d]", key, i) }
+
+// oneOf wants value to be one of the right ones.
+func (r *report) oneOf(key, value string, right ...string) {
+	if slices.Contains(right, value) {
+		return
+	}
+	r.fault(key, "%s is not one of %s%s", quote(value), strings.Join(right, ", "), didYouMean(value, right))
+}
+
+func (r *report) period(key, value string) {
+	r.oneOf(key, value, "hourly", "daily", "weekly", "monthly", "never")
+}
+
+// patterns wants no pattern to be empty: it would match nothing.
+func (r *report) patterns(key string, patterns []string) {
+	for i, p := range patterns {
+		if p == "" {
+			r.fault(index(key, i), "must not be empty")
+		}
+	}
+}
+
+func (r *report) path(key, p string) {
+	if !strings.HasPrefix(p, "/") || strings.ContainsAny(p, "?# ") {
+		r.fault(key, "%s is not a path; write for example /health", quote(p))
+	}
+}
+
+// address wants host:port with a port in numbers.
+func (r *report) address(key, s string) {
+	_, port, err := net.SplitHostPort(s)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil || strings.ContainsAny(s, " /@") {
+		r.fault(key, "%s is not an address; write host:port, for example 127.0.0.1:8000 or :8000", quote(s))
+	}
+}

@@ -1,0 +1,253 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// Describe writes what the configuration means, for people. It shows no
+// secrets. Errors of w are ignored.
+func (c *Config) Describe(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	defer t.Flush()
+	row := func(cells ...string) { fmt.Fprintln(t, strings.TrimRight(strings.Join(cells, "\t"), "\t")) }
+	row("listen", c.Listen+" "+c.transport())
+	row("strategy", c.Strategy)
+	row("region", c.regionText())
+	c.describeModels(row)
+	c.describeRouting(row)
+	row("health", c.healthText())
+	row("timeouts", fmt.Sprintf("connect %s, first byte %s, between chunks %s, total %s",
+		orNone(c.Timeouts.Connect), orNone(c.Timeouts.FirstByte), orNone(c.Timeouts.BetweenChunks), orNone(c.Timeouts.Total)))
+	s := c.Server
+	row("clients", fmt.Sprintf("body up to %v, head up to %v, connections %s, per address %s",
+		s.MaxBodySize, s.MaxHeaderSize, count(s.MaxConnections), count(s.MaxConnectionsPerIP)))
+	row("", fmt.Sprintf("head within %s, body within %s, idle %s, one write %s",
+		orNone(s.HeaderTimeout), orNone(s.BodyTimeout), orNone(s.IdleTimeout), orNone(s.WriteTimeout)))
+	row("shutdown", fmt.Sprintf("%v after not ready, then open requests have %s", s.ShutdownDelay, orNone(s.ShutdownTimeout)))
+	row("proxies", c.proxiesText())
+	row("cors", c.corsText())
+	row("auth", c.authText())
+	row("rate limit", c.limitsText())
+	row("usage hook", c.hookText())
+	row("metrics", c.metricsText())
+	row("log", fmt.Sprintf("%s, %s, access log %s", c.Log.Level, c.Log.Format, onOff(c.Log.Access)))
+}
+
+func (c *Config) transport() string {
+	if c.TLS.CertFile != "" {
+		return "(TLS, " + c.TLS.CertFile + ")"
+	}
+	return "(plain HTTP)"
+}
+
+func (c *Config) regionText() string {
+	here := "none"
+	if c.Region != "" {
+		here = c.Region
+	}
+	if len(c.TrustedProxies) > 0 {
+		here += ", or as " + c.RegionHeader + " says from a trusted proxy"
+	}
+	return here
+}
+
+// describeModels lists each model pattern with the backends that serve it.
+func (c *Config) describeModels(row func(...string)) {
+	const anyModel = "any model"
+	pools := map[string][]Backend{}
+	var order []string
+	for _, b := range c.Backends {
+		patterns := b.Models
+		if len(patterns) == 0 {
+			patterns = []string{anyModel}
+		}
+		for _, p := range patterns {
+			if pools[p] == nil {
+				order = append(order, p)
+			}
+			pools[p] = append(pools[p], b)
+		}
+	}
+	label := "models"
+	for _, p := range order {
+		row(label, p)
+		label = ""
+		for _, b := range pools[p] {
+			row("", "  -> "+b.Name, b.URL, backendText(b))
+		}
+	}
+}
+
+func backendText(b Backend) string {
+	text := fmt.Sprintf("weight %d, %s", b.Weight, b.Engine)
+	if b.Region != "" {
+		text += ", region " + b.Region
+	}
+	if b.MaxInFlight > 0 {
+		text += fmt.Sprintf(", at most %d at a time", b.MaxInFlight)
+	}
+	if b.APIKey != "" {
+		text += ", with a key of its own"
+	}
+	return text
+}
+
+func (c *Config) describeRouting(row func(...string)) {
+	label := "mapping"
+	for _, from := range sortedKeys(c.Routing.ModelMapping) {
+		row(label, from+" -> "+c.Routing.ModelMapping[from])
+		label = ""
+	}
+	if retry := c.Routing.Retry; retry.Enabled && retry.MaxRetries > 0 {
+		row("retry", fmt.Sprintf("up to %d times; wait %v doubling to %v before the same backend again",
+			retry.MaxRetries, retry.InitialWait, retry.MaxWait))
+	} else {
+		row("retry", "off")
+	}
+	label = "fallback"
+	for _, f := range c.Routing.Fallback {
+		models := ""
+		if len(f.Models) > 0 {
+			models = " (" + strings.Join(f.Models, ", ") + ")"
+		}
+		row(label, "after "+c.nameOf(f.Primary)+models+": "+c.names(f.Next))
+		label = ""
+	}
+}
+
+func (c *Config) names(urls []string) string {
+	out := make([]string, len(urls))
+	for i, u := range urls {
+		out[i] = c.nameOf(u)
+	}
+	return strings.Join(out, ", ")
+}
+
+func (c *Config) nameOf(u string) string {
+	for _, b := range c.Backends {
+		if b.URL == u {
+			return b.Name
+		}
+	}
+	return u
+}
+
+func (c *Config) healthText() string {
+	h := c.HealthCheck
+	if !h.Enabled {
+		return "no checks; failures of requests count"
+	}
+	return fmt.Sprintf("GET %s every %v, timeout %v, out after %d failures, back after %d successes",
+		h.Path, h.Interval, h.Timeout, h.UnhealthyThreshold, h.HealthyThreshold)
+}
+
+func (c *Config) proxiesText() string {
+	if len(c.TrustedProxies) == 0 {
+		return "none trusted"
+	}
+	out := make([]string, len(c.TrustedProxies))
+	for i, p := range c.TrustedProxies {
+		out[i] = p.String()
+	}
+	return "trusted: " + strings.Join(out, ", ")
+}
+
+func (c *Config) corsText() string {
+	if !c.CORS.Enabled {
+		return "off"
+	}
+	return "for " + strings.Join(c.CORS.AllowedOrigins, ", ")
+}
+
+func (c *Config) authText() string {
+	switch {
+	case !c.Auth.Enabled:
+		return "off: anyone may call"
+	case c.Auth.Storage == "redis":
+		return "keys in redis at " + c.Auth.Redis.Addr
+	default:
+		return fmt.Sprintf("%d keys in the configuration", len(c.APIKeys))
+	}
+}
+
+func (c *Config) limitsText() string {
+	if !c.RateLimit.Enabled {
+		return "off"
+	}
+	g, k := c.RateLimit.Global, c.RateLimit.PerKey
+	all := rates(rate{int64(g.RequestsPerSecond), "/s"}, rate{int64(g.RequestsPerMinute), "/min"},
+		rate{int64(g.BurstSize), " at once"})
+	each := rates(rate{int64(k.RequestsPerSecond), "/s"}, rate{int64(k.RequestsPerMinute), "/min"},
+		rate{int64(k.BurstSize), " at once"}, rate{k.TokensPerMinute, " tokens/min"}, rate{int64(k.MaxConcurrent), " at a time"})
+	return fmt.Sprintf("all: %s; per key: %s; counted in %s", all, each, c.RateLimit.Storage)
+}
+
+type rate struct {
+	n    int64 // 0: no limit
+	unit string
+}
+
+func rates(all ...rate) string {
+	var out []string
+	for _, r := range all {
+		if r.n != 0 {
+			out = append(out, fmt.Sprintf("%d%s", r.n, r.unit))
+		}
+	}
+	if len(out) == 0 {
+		return "no limit"
+	}
+	return strings.Join(out, ", ")
+}
+
+// hookText leaves out the query of the URL: it may be a token.
+func (c *Config) hookText() string {
+	u, err := url.Parse(c.UsageHook.URL)
+	if !c.UsageHook.Enabled || err != nil {
+		return "off"
+	}
+	return fmt.Sprintf("POST %s://%s%s, timeout %v, %d retries", u.Scheme, u.Host, u.EscapedPath(), c.UsageHook.Timeout, c.UsageHook.Retry)
+}
+
+func (c *Config) metricsText() string {
+	switch m := c.Metrics; {
+	case !m.Enabled:
+		return "off"
+	case m.Listen != "":
+		return m.Path + " on " + m.Listen
+	case m.Public:
+		return m.Path + " for anyone"
+	default:
+		return m.Path + " for loopback and private addresses"
+	}
+}
+
+func orNone(d Duration) string {
+	if d == 0 {
+		return "no limit"
+	}
+	return d.String()
+}
+
+func count(n int) string {
+	if n == 0 {
+		return "no limit"
+	}
+	return strconv.Itoa(n)
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,133 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"time"
+)
+
+// Warnings are what is allowed but hardly meant, one sentence each.
+func (c *Config) Warnings() []string {
+	if c.origin == nil {
+		return nil
+	}
+	return slices.Clone(c.origin.warnings)
+}
+
+func (c *Config) warning(format string, args ...any) {
+	c.origin.warnings = append(c.origin.warnings, fmt.Sprintf(format, args...))
+}
+
+// warnOf is a warning about a key, with its place.
+func (c *Config) warnOf(key, format string, args ...any) {
+	c.warning("%v: %s: %s", c.origin.where(key), key, fmt.Sprintf(format, args...))
+}
+
+// warnOfReaders warns if every user of the machine can read the secrets in a file.
+func (c *Config) warnOfReaders(path string) {
+	if path == c.origin.file && !c.holdsSecrets() {
+		return
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
+		message := fmt.Sprintf("%s holds secrets and every user of this machine can read it; chmod 600 it", path)
+		if !slices.Contains(c.origin.warnings, message) {
+			c.warning("%s", message)
+		}
+	}
+}
+
+// holdsSecrets tells whether a secret stands in the configuration file itself.
+func (c *Config) holdsSecrets() bool {
+	inFile := func(key string, value Secret) bool {
+		p, ok := c.origin.places[key]
+		return ok && p.file == c.origin.file && value != ""
+	}
+	for i, b := range c.Backends {
+		if inFile(index("backends", i)+".api_key", b.APIKey) {
+			return true
+		}
+	}
+	for i, k := range c.APIKeys {
+		if inFile(index("api_keys", i)+".key", k.Key) {
+			return true
+		}
+	}
+	return inFile("auth.redis.password", c.Auth.Redis.Password) ||
+		inFile("rate_limit.redis.password", c.RateLimit.Redis.Password) ||
+		inFile("usage_hook.secret", c.UsageHook.Secret)
+}
+
+// warn looks for settings that have no effect or an unexpected one.
+func (c *Config) warn() {
+	for i, b := range c.Backends {
+		if b.KeepAlive == 0 || b.KeepAlive >= Duration(5*time.Second) {
+			c.warnOf(index("backends", i)+".keep_alive", "is not below 5s, when uvicorn closes idle connections: requests will meet closed ones unless the engine was told otherwise")
+		}
+	}
+	for i, p := range c.TrustedProxies {
+		if p.Bits() == 0 {
+			c.warnOf(index("trusted_proxies", i), "trusts everyone: any client may claim any address")
+		}
+	}
+	c.warnRouting()
+	c.warnOff("cors.enabled", len(c.CORS.AllowedOrigins) > 0)
+	c.warnOff("rate_limit.enabled", c.RateLimit.Global != GlobalLimit{} || c.RateLimit.PerKey != KeyLimit{})
+	c.warnOff("usage_hook.enabled", c.UsageHook.URL != "")
+	if c.Auth.Enabled && c.Auth.Storage == "file" && len(c.APIKeys) == 0 {
+		c.warnOf("auth.enabled", "is true but there are no api_keys: every request will be refused")
+	}
+}
+
+// warnOff warns of a section that is filled in but not turned on.
+func (c *Config) warnOff(key string, filled bool) {
+	if filled && !c.origin.has(key) {
+		c.warnOf(key, "is not set, so this section has no effect; write true or false")
+	}
+}
+
+func (c *Config) warnRouting() {
+	for _, from := range sortedKeys(c.Routing.ModelMapping) {
+		if to := c.Routing.ModelMapping[from]; !c.served(to) {
+			c.warnOf(child("routing.model_mapping", from), "no backend serves %s", quote(to))
+		}
+	}
+	isHere := func(b Backend) bool { return b.Region == c.Region }
+	if c.Region != "" && !slices.ContainsFunc(c.Backends, isHere) {
+		c.warnOf("region", "no backend stands in %s", quote(c.Region))
+	}
+}
+
+// served tells whether some backend has the model.
+func (c *Config) served(model string) bool {
+	return slices.ContainsFunc(c.Backends, func(b Backend) bool {
+		return len(b.Models) == 0 || slices.ContainsFunc(b.Models, func(p string) bool { return matches(p, model) })
+	})
+}
+
+// Pending are the features that the configuration turns on and this build does
+// not have, one sentence each. A gateway must not start with them: it would
+// look protected and not be.
+func (c *Config) Pending() []string {
+	var out []string
+	pending := func(on bool, key, message string) {
+		if on {
+			out = append(out, fmt.Sprintf("%s%s: %s", c.at(key), key, message))
+		}
+	}
+	authKey := "auth.enabled"
+	if c.origin != nil && !c.origin.has(authKey) {
+		authKey = "api_keys"
+	}
+	pending(c.Auth.Enabled, authKey, "this build cannot check API keys yet; remove it, or write auth.enabled: false")
+	pending(c.RateLimit.Enabled, "rate_limit.enabled", "this build cannot limit rates yet; write false")
+	pending(c.UsageHook.Enabled, "usage_hook.enabled", "this build cannot report usage yet; write false")
+	return out
+}
+
+func (c *Config) at(key string) string {
+	if c.origin == nil {
+		return ""
+	}
+	return c.origin.where(key).String() + ": "
+}
