@@ -93,8 +93,12 @@ func (c *Config) checkRouting() {
 	r, retry := c.origin.report, c.Routing.Retry
 	r.oneOf("load_balance_strategy", c.Strategy, "least_connections", "round_robin", "latency_based")
 	for from, to := range c.Routing.ModelMapping {
-		if to == "" {
-			r.fault(child("routing.model_mapping", from), "must not be empty")
+		key := child("routing.model_mapping", from)
+		switch {
+		case to == "":
+			r.fault(key, "must not be empty")
+		case len(c.Backends) > 0 && !c.served(to):
+			r.fault(key, "no backend serves %s%s", quote(to), didYouMean(to, c.models()))
 		}
 	}
 	if retry.InitialWait > retry.MaxWait {
@@ -127,6 +131,22 @@ func (c *Config) checkFallback(f Fallback, key string) {
 		}
 	}
 	r.patterns(key+".models", f.Models)
+}
+
+// served tells whether some backend has the model.
+func (c *Config) served(model string) bool {
+	return slices.ContainsFunc(c.Backends, func(b Backend) bool {
+		return len(b.Models) == 0 || slices.ContainsFunc(b.Models, func(p string) bool { return matches(p, model) })
+	})
+}
+
+// models are the names and patterns of all backends.
+func (c *Config) models() []string {
+	var all []string
+	for _, b := range c.Backends {
+		all = append(all, b.Models...)
+	}
+	return all
 }
 
 // checkKnown wants the URL of a backend.

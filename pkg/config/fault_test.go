@@ -108,6 +108,11 @@ func TestFaultsOfTypes(t *testing.T) {
 		`f.yaml:5: api_keys[0].expires_at: "2026-12-31" is not a time in RFC 3339; write for example 2026-12-31T23:59:59Z`)
 }
 
+func TestMappingIntoNothing(t *testing.T) {
+	faults(t, "backends: [{url: http://a, models: [qwen-72b]}]\nrouting: {model_mapping: {qwen: qwne-72b}}\n", nil,
+		`f.yaml:2: routing.model_mapping.qwen: no backend serves "qwne-72b"; did you mean "qwen-72b"?`)
+}
+
 func TestFaultsOfRules(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"address without a port", "listen: localhost", `listen: "localhost" is not an address; write host:port, for example 127.0.0.1:8000 or :8000`},

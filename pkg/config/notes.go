@@ -87,22 +87,10 @@ func (c *Config) warnOff(key string, filled bool) {
 }
 
 func (c *Config) warnRouting() {
-	for _, from := range sortedKeys(c.Routing.ModelMapping) {
-		if to := c.Routing.ModelMapping[from]; !c.served(to) {
-			c.warnOf(child("routing.model_mapping", from), "no backend serves %s", quote(to))
-		}
-	}
 	isHere := func(b Backend) bool { return b.Region == c.Region }
 	if c.Region != "" && !slices.ContainsFunc(c.Backends, isHere) {
 		c.warnOf("region", "no backend stands in %s", quote(c.Region))
 	}
-}
-
-// served tells whether some backend has the model.
-func (c *Config) served(model string) bool {
-	return slices.ContainsFunc(c.Backends, func(b Backend) bool {
-		return len(b.Models) == 0 || slices.ContainsFunc(b.Models, func(p string) bool { return matches(p, model) })
-	})
 }
 
 // Pending are the features that the configuration turns on and this build does
