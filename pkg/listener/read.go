@@ -1,0 +1,86 @@
+package listener
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+)
+
+// readBuffer holds a small request whole.
+type readBuffer [4096]byte
+
+// firstRead makes the wait for the next request hold no buffer. fasthttp,
+// told to reduce its memory, waits for a request with a 1-byte Read. Here that
+// byte is read together with what stands behind it, into a buffer taken when
+// the socket is readable and given back when its last byte is handed out: a
+// small request costs one read(2), and an idle connection no memory.
+//
+// Longer reads with nothing held back (request bodies, TLS records) go
+// straight to the socket.
+type firstRead struct {
+	fill func(fd uintptr) bool // readReady, made once; nil = not for this connection
+	pool *sync.Pool            // of *readBuffer
+	buf  *readBuffer           // holds rest; nil = rest is empty
+	rest []byte                // read and not handed out yet
+	err  error                 // why readReady found nothing
+}
+
+func (f *firstRead) prepare(pool *sync.Pool) {
+	f.pool = pool
+	f.fill = f.readReady
+}
+
+// readReady fills buf from the socket fd; false = it has nothing to read yet.
+func (f *firstRead) readReady(fd uintptr) bool {
+	buf := f.pool.Get().(*readBuffer)
+	n, err := syscall.Read(int(fd), buf[:])
+	for err == syscall.EINTR {
+		n, err = syscall.Read(int(fd), buf[:])
+	}
+	if n > 0 {
+		f.buf, f.rest = buf, buf[:n]
+		return true
+	}
+	f.pool.Put(buf)
+	f.err = err
+	return err != syscall.EAGAIN
+}
+
+// take hands out what is held back.
+func (f *firstRead) take(p []byte) int {
+	n := copy(p, f.rest)
+	f.rest = f.rest[n:]
+	if len(f.rest) == 0 {
+		f.pool.Put(f.buf)
+		f.buf, f.rest = nil, nil
+	}
+	return n
+}
+
+// Read reads into p as net.Conn says.
+func (c *Conn) Read(p []byte) (int, error) {
+	f := &c.first
+	if c.pump != nil {
+		return c.pump.Read(p)
+	}
+	if f.buf == nil {
+		if len(p) != 1 || f.fill == nil {
+			return c.Conn.Read(p)
+		}
+		if err := c.raw.Read(f.fill); err != nil {
+			return 0, err
+		}
+		if f.buf == nil && f.err == nil {
+			return 0, io.EOF
+		}
+		if f.buf == nil {
+			return 0, &net.OpError{
+				Op: "read", Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(),
+				Err: os.NewSyscallError("read", f.err),
+			}
+		}
+	}
+	return f.take(p), nil
+}

@@ -1,0 +1,5 @@
+//go:build linux && !peekwatch
+
+package listener
+
+const seesBehindBytes = true

@@ -1,0 +1,5 @@
+//go:build unix && (!linux || peekwatch)
+
+package listener
+
+const seesBehindBytes = false
