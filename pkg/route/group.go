@@ -1,0 +1,161 @@
+package route
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// group is a set of backends that share one rotation, and who of them is in use
+// at the moment. Pools with the same members share a group.
+type group struct {
+	backends []*Backend // in the order of the table
+	strategy Strategy
+	orders   map[int][]order // fallback, by Index of the primary
+	flips    *atomic.Uint64
+
+	now atomic.Pointer[view]
+	mu  sync.Mutex // one rebuild of now at a time
+}
+
+// order is one fallback entry, its backends reduced to members of the group.
+type order struct {
+	models []string
+	then   []*Backend
+}
+
+func (o *order) holds(model string) bool {
+	return len(o.models) == 0 || slices.ContainsFunc(o.models, func(glob string) bool { return match(glob, model) })
+}
+
+func (t *Table) newGroup(members []*Backend) *group {
+	g := &group{backends: members, strategy: t.strategy, flips: t.flips, orders: map[int][]order{}}
+	byURL := map[string]*Backend{}
+	for _, b := range members {
+		byURL[b.URL] = b
+	}
+	for _, f := range t.fallback {
+		primary := byURL[f.Primary]
+		if primary == nil {
+			continue
+		}
+		o := order{models: f.Models}
+		for _, url := range f.Fallback {
+			if b := byURL[url]; b != nil {
+				o.then = append(o.then, b)
+			}
+		}
+		g.orders[primary.Index] = append(g.orders[primary.Index], o)
+	}
+	flips := t.flips.Load()
+	roles := g.roles()
+	g.now.Store(&view{flips: flips, roster: newRoster(members, roles, t.seed)})
+	return g
+}
+
+// current is the view for one pick: brought up to date first when any backend
+// flipped since, unless another request is at it.
+func (g *group) current() *view {
+	v := g.now.Load()
+	if v.flips == g.flips.Load() || !g.mu.TryLock() {
+		return v
+	}
+	defer g.mu.Unlock()
+	// Read before the states are: a flip after this makes the view stale again.
+	flips := g.flips.Load()
+	roles, roster := g.roles(), g.now.Load().roster
+	if !slices.Equal(roles, roster.roles) {
+		roster = newRoster(g.backends, roles, roster.all.cursor.Load())
+	}
+	v = &view{flips: flips, roster: roster}
+	g.now.Store(v)
+	return v
+}
+
+// role is what a backend does in a group at the moment.
+type role byte
+
+const (
+	out     role = iota // unhealthy
+	resting             // ejected: gets a probe when its time is over
+	inUse
+)
+
+// roles gives each backend its role. Ejection never takes more than half of the
+// healthy backends, so never the only one: beyond that it is void and all of
+// them are in use. With no healthy backend at all, every one is in use.
+func (g *group) roles() []role {
+	roles := make([]role, len(g.backends))
+	healthy, ejected := 0, 0
+	for i, b := range g.backends {
+		switch {
+		case !b.Healthy():
+			continue
+		case b.Ejected():
+			roles[i] = resting
+			ejected++
+		default:
+			roles[i] = inUse
+		}
+		healthy++
+	}
+	for i := range roles {
+		if healthy == 0 || 2*ejected > healthy && roles[i] == resting {
+			roles[i] = inUse
+		}
+	}
+	return roles
+}
+
+// view is a roster and the count of flips it is true for.
+type view struct {
+	flips uint64
+	*roster
+}
+
+// roster is who of a group is in use: all of them, and those in each region.
+type roster struct {
+	roles []role
+	all   tier
+	near  map[string]*tier
+}
+
+func newRoster(members []*Backend, roles []role, start uint64) *roster {
+	r := &roster{roles: roles, near: map[string]*tier{}}
+	r.all.fill(members, roles, start, func(*Backend) bool { return true })
+	for _, b := range members {
+		if b.Region != "" && r.near[b.Region] == nil {
+			t := &tier{}
+			t.fill(members, roles, start, func(m *Backend) bool { return m.Region == b.Region })
+			r.near[b.Region] = t
+		}
+	}
+	return r
+}
+
+// pick tries the region before all, and all who are not busy before those who
+// are.
+func (r *roster) pick(q *query, region string) (*Backend, PickErr) {
+	full := false
+	for _, busy := range [...]bool{false, true} {
+		q.busy = busy
+		for _, t := range [...]*tier{r.near[region], &r.all} {
+			if t == nil {
+				continue
+			}
+			b, blocked := t.pick(q)
+			if b != nil {
+				q.tried.Add(b)
+				return b, Picked
+			}
+			full = full || blocked
+		}
+	}
+	if full {
+		return nil, Full
+	}
+	return nil, None
+}
+
+// uses reports whether b is in use.
+func (r *roster) uses(b *Backend) bool { return slices.Contains(r.all.backends, b) }

@@ -1,0 +1,186 @@
+package route
+
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// query is one pick: what it asks for, and which backends it may not have.
+type query struct {
+	strategy Strategy
+	now      time.Time
+	ns       int64 // now, Unix ns
+	tried    *Tried
+	busy     bool // busy backends will do
+	again    bool // so will tried ones, but for the last
+	last     bool // so will the last
+}
+
+func (q *query) usable(b *Backend) bool {
+	if q.tried.Len() > 0 && !q.last {
+		if q.again && q.tried.last == b.Index || !q.again && q.tried.Has(b) {
+			return false
+		}
+	}
+	return q.busy || !b.overloaded(q.ns)
+}
+
+// score is what the strategy wants least of; equal scores are a tie.
+func (q *query) score(b *Backend) float64 {
+	switch q.strategy {
+	case LeastConnections:
+		return float64(b.inFlight.Load()) / float64(b.Weight)
+	case Latency:
+		n := b.inFlight.Load()
+		return b.expected(q.ns, n) * float64(n+1) / float64(b.Weight)
+	default:
+		return 0
+	}
+}
+
+const (
+	// maxSlots bounds the length of a rotation. Weights that would need more,
+	// such as 999 and 1000 over a hundred backends, are scaled down to it.
+	maxSlots = 1 << 16
+	// maxTurns bounds the slots a pick passes over because their backend will
+	// not do.
+	maxTurns = 64
+)
+
+// tier is a set of backends to choose from, with a rotation over them.
+type tier struct {
+	backends []*Backend // in use
+	resting  []*Backend // ejected, due for a probe some time
+	slots    []int32    // one turn each, as an index into backends
+	cursor   atomic.Uint64
+}
+
+// fill takes the members for which mine is true.
+func (t *tier) fill(members []*Backend, roles []role, start uint64, mine func(*Backend) bool) {
+	for i, b := range members {
+		switch {
+		case !mine(b):
+		case roles[i] == inUse:
+			t.backends = append(t.backends, b)
+		case roles[i] == resting:
+			t.resting = append(t.resting, b)
+		}
+	}
+	weights := make([]int, len(t.backends))
+	for i, b := range t.backends {
+		weights[i] = b.Weight
+	}
+	t.slots = rotation(weights)
+	t.cursor.Store(start)
+}
+
+// rotation spreads turns by weight: each index occurs in exact proportion,
+// its turns evenly spaced in time (earliest deadline first). The indexes set
+// off at different moments, so that light ones do not come in a row.
+func rotation(weights []int) []int32 {
+	divisor, sum := 0, 0
+	for _, w := range weights {
+		for a := w; a != 0; {
+			divisor, a = a, divisor%a
+		}
+		sum += w
+	}
+	type turn struct {
+		at float64
+		i  int32
+	}
+	var turns []turn
+	for i, w := range weights {
+		n := w / divisor
+		if sum/divisor > maxSlots {
+			n = max(1, w*maxSlots/sum)
+		}
+		phase := (float64(i) + 0.5) / float64(len(weights))
+		for k := range n {
+			turns = append(turns, turn{(float64(k) + phase) / float64(n), int32(i)})
+		}
+	}
+	slices.SortStableFunc(turns, func(a, b turn) int { return cmp.Compare(a.at, b.at) })
+	slots := make([]int32, len(turns))
+	for s, t := range turns {
+		slots[s] = t.i
+	}
+	return slots
+}
+
+// pick enters one backend of the tier. full tells that one was passed over, or
+// lost to a faster request, only because it is at its MaxInFlight.
+func (t *tier) pick(q *query) (b *Backend, full bool) {
+	// Only a first attempt is a probe: a request that failed once should not
+	// meet a second doubtful backend.
+	if q.tried.Len() == 0 {
+		for _, b := range t.resting {
+			if b.enterProbe(q.now) {
+				return b, false
+			}
+		}
+	}
+	for range t.backends {
+		b, full = t.choose(q)
+		if b == nil || b.Enter() {
+			return b, full
+		}
+	}
+	return nil, len(t.backends) > 0
+}
+
+// choose finds the backend with the least score; of several, the one whose turn
+// it is.
+func (t *tier) choose(q *query) (first *Backend, full bool) {
+	if q.strategy == RoundRobin {
+		if b := t.turn(q, 0); b != nil {
+			return b, false
+		}
+	}
+	least, ties := 0.0, 0
+	n := len(t.backends)
+	// Start anywhere, so that the first of many is not always the same.
+	at := int(t.cursor.Load() % uint64(n))
+	for range n {
+		b := t.backends[at]
+		if at++; at == n {
+			at = 0
+		}
+		switch {
+		case !q.usable(b):
+			continue
+		case b.full():
+			full = true
+			continue
+		}
+		score := q.score(b)
+		switch {
+		case ties == 0 || score < least:
+			first, least, ties = b, score, 1
+		case score == least:
+			ties++
+		}
+	}
+	if ties > 1 {
+		if b := t.turn(q, least); b != nil {
+			return b, false
+		}
+	}
+	return first, full
+}
+
+// turn hands out the next slot whose backend will do and scores no more than
+// most. Slots passed over are used up, so that the turns of a backend that will
+// not do fall to the others by weight.
+func (t *tier) turn(q *query, most float64) *Backend {
+	for range min(len(t.slots), maxTurns) {
+		slot := (t.cursor.Add(1) - 1) % uint64(len(t.slots))
+		b := t.backends[t.slots[slot]]
+		if q.usable(b) && !b.full() && q.score(b) <= most {
+			return b
+		}
+	}
+	return nil
+}
