@@ -1,0 +1,416 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/llmproxy/llmproxy/pkg/openai"
+	"github.com/llmproxy/llmproxy/pkg/route"
+	"github.com/llmproxy/llmproxy/pkg/stats"
+)
+
+// Cause is why a call was interrupted.
+type Cause uint8
+
+// The causes. BackendDead ends an attempt; the others end the call.
+const (
+	None Cause = iota
+	ClientLeft
+	ShuttingDown
+	BackendDead
+)
+
+// Call is one request on its way to an engine and the answer on its way back.
+// The exported fields are the caller's to set before Open; a Call is used by
+// one goroutine at a time, but for Interrupt. After Close and Reset it may be
+// used again.
+type Call struct {
+	Pool   *route.Pool
+	Model  string // the name sent upstream, for the fallback rules that name models
+	Region string
+	Path   string   // the endpoint's path on the engine
+	Header []byte   // further request header lines, each with its line end
+	Body   [][]byte // the body in parts, which stay as they are until the answer is open
+	Native bool     // not an OpenAI surface: the engine's error bodies pass as they are
+	ID     []byte   // X-Request-Id without the attempt's number
+	Start  time.Time
+
+	// The answer, from a successful Open on.
+	head      head
+	headBytes []byte // what head points into
+	length    int64  // of the body for the client, -1 when it is not known
+	sse       bool
+	Events    openai.Events
+	// FirstToken is when the first token of a stream was relayed, LastByte
+	// when the last read of the upstream was; zero when they were not.
+	FirstToken, LastByte time.Time
+	// Backend is the backend of the last attempt, nil when there was none.
+	Backend *route.Backend
+	// Outcome is how the last attempt ended.
+	Outcome stats.Outcome
+	// Attempts counts the attempts made.
+	Attempts int
+
+	// The attempt that is under way.
+	up       *Upstream
+	entered  bool // the backend counts this call as in flight
+	pooled   pooled
+	conn     *conn
+	framing  framing
+	buf      *[readSize]byte // holds what held points into
+	held     []byte          // read from the upstream, not yet relayed
+	first    []byte          // what held points into when one read did not do
+	opened   bool            // Open succeeded
+	dirty    bool            // the connection must not be used again
+	sends    int             // requests written, replays included
+	sent     time.Time       // when the attempt began
+	deadline time.Time       // timeouts.total; zero for none
+	idle     time.Duration   // timeouts.between_chunks
+
+	tried    route.Tried
+	retrying bool // this call holds a share of the pool's retry budget
+
+	mu         sync.Mutex // guards what follows: Interrupt comes from other goroutines
+	cause      Cause
+	dead       bool // BackendDead for the attempt under way
+	complete   bool // the client has all that it waits for; its leaving says nothing
+	attached   *conn
+	cancelDial context.CancelFunc
+	wake       chan struct{}
+
+	next, prev *Call // the list of up's calls, guarded by up.mu
+}
+
+// NewCall returns an empty call.
+func NewCall() *Call { return &Call{wake: make(chan struct{}, 1)} }
+
+// Reset makes the call ready for its next request. It must have been closed.
+func (c *Call) Reset() {
+	first, headBytes, wake := c.first, c.headBytes, c.wake
+	if cap(first) > keepFirst {
+		first = nil
+	}
+	if cap(headBytes) > keepFirst {
+		headBytes = nil
+	}
+	select {
+	case <-wake:
+	default:
+	}
+	*c = Call{first: first[:0], headBytes: headBytes[:0], wake: wake}
+}
+
+// keepFirst is how large a buffer a call keeps from one request to the next.
+const keepFirst = 4 << 10
+
+var past = time.Unix(1, 0)
+
+// drainGrace is how long an answer that the client has read to its end may
+// take to end on the upstream side, so that its connection is used again.
+const drainGrace = 100 * time.Millisecond
+
+// Interrupt ends what the call is waiting for, whatever that is. It does not
+// block and may be called from any goroutine, at any time before Reset.
+func (c *Call) Interrupt(cause Cause) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if cause == BackendDead {
+		c.dead = true
+	} else if c.cause == None {
+		c.cause = cause
+	}
+	if c.cancelDial != nil {
+		c.cancelDial()
+	}
+	if c.attached != nil {
+		limit := past
+		if c.complete && cause == ClientLeft {
+			limit = time.Now().Add(drainGrace)
+		}
+		_ = c.attached.raw.SetDeadline(limit) // fails on a closed connection only
+	}
+	if cause != BackendDead {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Interrupted returns why the call has to end, None while it has not.
+func (c *Call) Interrupted() Cause {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause
+}
+
+// attachDial lets Interrupt end a dial; nil when it is over. It returns false
+// when the call was interrupted already.
+func (c *Call) attachDial(cancel context.CancelFunc) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cancelDial = cancel
+	return c.cause == None
+}
+
+// attach puts the call on a connection.
+func (c *Call) attach(u *Upstream, p pooled, k *conn) bool {
+	c.up, c.pooled, c.conn = u, p, k
+	c.dirty = true // until an answer has been read to its end
+	k.limit = time.Time{}
+	c.mu.Lock()
+	ok := c.cause == None
+	if ok {
+		c.attached = k
+	}
+	c.dead = false
+	c.mu.Unlock()
+	u.enlist(c)
+	return ok
+}
+
+// detach gives the connection back. Interrupt cannot touch it any more before
+// another call gets it.
+func (c *Call) detach() {
+	if c.conn == nil {
+		return
+	}
+	c.up.delist(c)
+	c.mu.Lock()
+	c.attached = nil
+	touched := c.cause != None || c.dead
+	c.dead = false
+	c.mu.Unlock()
+	reusable := !c.dirty
+	if reusable && (touched || !c.conn.limit.IsZero()) {
+		reusable = c.conn.raw.SetDeadline(time.Time{}) == nil
+	}
+	c.up.release(c.pooled, reusable)
+	c.pooled, c.conn = nil, nil
+}
+
+// limit moves the read deadline to d from now, but not beyond the call's own,
+// unless the call was interrupted. Zero means none. The timer is moved only
+// when a quarter of d has gone by: a token then costs no timer change.
+func (c *Call) limit(d time.Duration) {
+	var at time.Time
+	if d > 0 {
+		at = time.Now().Add(d)
+	}
+	if !c.deadline.IsZero() && (at.IsZero() || c.deadline.Before(at)) {
+		at = c.deadline
+	}
+	if at.Equal(c.conn.limit) || (!at.IsZero() && !c.conn.limit.IsZero() && at.After(c.conn.limit) && at.Sub(c.conn.limit) < d/4) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause != None || c.dead {
+		return // Interrupt's own deadline stands
+	}
+	_ = c.conn.raw.SetReadDeadline(at) // a closed connection shows at the read
+	c.conn.limit = at
+}
+
+// Why a read or a write of an upstream failed, where it is not the network.
+var (
+	// ErrShuttingDown: Interrupt said so.
+	ErrShuttingDown = errors.New("gateway is shutting down")
+	// ErrTimeout: one of Timeouts is over.
+	ErrTimeout = errors.New("timeout")
+
+	errClientLeft  = errors.New("client left")
+	errBackendDead = errors.New("backend declared dead")
+)
+
+func (c *Call) reason(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.cause == ClientLeft:
+		return errClientLeft
+	case c.cause == ShuttingDown:
+		return ErrShuttingDown
+	case c.dead:
+		return errBackendDead
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return ErrTimeout
+	}
+	return err
+}
+
+// read returns what one read of the upstream brought, framing taken off;
+// io.EOF after the body's last byte. The bytes stay valid until the next read
+// or dropBuffer.
+func (c *Call) read() ([]byte, error) {
+	c.dropBuffer()
+	for !c.framing.done() {
+		buf, n, err := c.conn.readReady()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil, c.framing.end()
+			}
+			return nil, c.reason(err)
+		}
+		out, err := c.framing.decode(buf[:n])
+		if errors.Is(err, errExcess) && c.framing.done() {
+			err = nil // the body is whole; the connection is not used again
+			c.head.keepAlive = false
+		}
+		if err != nil {
+			readBuffers.Put(buf)
+			return nil, err
+		}
+		if len(out) == 0 {
+			readBuffers.Put(buf)
+			continue
+		}
+		c.buf = buf
+		return out, nil
+	}
+	return nil, io.EOF
+}
+
+func (c *Call) dropBuffer() {
+	c.held = nil
+	if c.buf != nil {
+		readBuffers.Put(c.buf)
+		c.buf = nil
+	}
+}
+
+// upstreamDone gives the connection back after the body's last byte.
+func (c *Call) upstreamDone() {
+	c.dirty = !c.head.keepAlive
+	c.detach()
+	c.leave()
+}
+
+func (c *Call) leave() {
+	if c.entered {
+		c.entered = false
+		c.Backend.Leave()
+	}
+}
+
+// gather reads once more and adds it to what is held; nil at the end of the
+// body too.
+func (c *Call) gather() error {
+	if c.buf != nil {
+		c.first = append(c.first[:0], c.held...)
+		c.dropBuffer()
+	}
+	p, err := c.read()
+	if len(c.first) > 0 {
+		c.first = append(c.first, p...)
+		c.dropBuffer()
+		p = c.first
+	}
+	c.held = p
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// Close gives back whatever the call still has: an unfinished answer costs its
+// connection. It may be called more than once.
+func (c *Call) Close() {
+	if c.opened {
+		c.opened = false
+		c.up.stats.Attempts[c.Outcome].Inc()
+	}
+	c.dropBuffer()
+	c.detach()
+	c.leave()
+	if c.retrying {
+		c.retrying = false
+		c.Pool.RetryDone()
+	}
+}
+
+// Status, ContentType, Length and Field describe the answer of a successful
+// Open. Length is -1 when it is not known. The slices are valid until Relay.
+func (c *Call) Status() int         { return c.head.status }
+func (c *Call) ContentType() []byte { return c.head.contentType }
+func (c *Call) Length() int         { return int(c.length) }
+func (c *Call) SSE() bool           { return c.sse }
+
+// Fields calls f with each header field of the engine that the client may see.
+func (c *Call) Fields(f func(name, value []byte)) {
+	for _, h := range c.head.fields[:c.head.nfields] {
+		f(h.name, h.value)
+	}
+}
+
+// ErrBroken is wrapped by the error of a Relay whose upstream ended early, or
+// was interrupted by Shutdown or a dead backend.
+var ErrBroken = errors.New("upstream answer ended early")
+
+// Relay writes the answer to w: what one read of the upstream returns is one
+// Write, at once. An error that is not an ErrBroken came from w or from the
+// client's leaving.
+func (c *Call) Relay(w io.Writer) error {
+	p := c.held
+	for {
+		if len(p) > 0 {
+			c.watch(p)
+			if _, err := w.Write(p); err != nil {
+				return err
+			}
+		}
+		c.dropBuffer()
+		if c.conn == nil { // it was read to its end before it was opened
+			c.Outcome = stats.OK
+			return nil
+		}
+		var err error
+		c.limit(c.idle)
+		p, err = c.read()
+		if err == io.EOF {
+			c.upstreamDone()
+			c.Outcome = stats.OK
+			return nil
+		}
+		if err != nil {
+			return c.broken(err)
+		}
+	}
+}
+
+func (c *Call) broken(err error) error {
+	if errors.Is(err, errClientLeft) {
+		return err
+	}
+	c.Outcome = stats.Broken
+	if !errors.Is(err, ErrShuttingDown) {
+		c.Backend.Failed(route.FailAnswer, time.Now())
+	}
+	return &brokenError{err}
+}
+
+type brokenError struct{ reason error }
+
+func (e *brokenError) Error() string   { return ErrBroken.Error() + ": " + e.reason.Error() }
+func (e *brokenError) Unwrap() []error { return []error{ErrBroken, e.reason} }
+
+// watch looks at the bytes in passing.
+func (c *Call) watch(p []byte) {
+	if !c.sse {
+		return
+	}
+	c.Events.Scan(p)
+	c.LastByte = time.Now()
+	if c.FirstToken.IsZero() && c.Events.HasContent() {
+		c.FirstToken = c.LastByte
+	}
+	if c.Events.Done && !c.complete {
+		c.mu.Lock()
+		c.complete = true
+		c.mu.Unlock()
+	}
+}

@@ -1,0 +1,227 @@
+// Package forward carries one request to an engine and its answer back: it
+// picks the backend, sends, retries and falls back until the first byte of an
+// answer is certain, then relays. It owns the transport (pooled connections on
+// fasthttp's HostClient, dialling, deadlines) and the table that says what may
+// be tried again.
+package forward
+
+import (
+	"errors"
+	"time"
+
+	"github.com/llmproxy/llmproxy/pkg/openai"
+	"github.com/llmproxy/llmproxy/pkg/route"
+	"github.com/llmproxy/llmproxy/pkg/stats"
+)
+
+// Timeouts bound the phases of a request; zero is none. None of them is a
+// deadline of the server or the client library, which would cut a long stream.
+type Timeouts struct {
+	FirstByte     time.Duration // from sending a request to the first event, or to the head of a whole answer
+	BetweenChunks time.Duration // silence within an answer
+	Total         time.Duration // the whole request
+}
+
+// Retry says how often and when a request that has no answer yet is tried
+// again.
+type Retry struct {
+	Enabled              bool
+	MaxRetries           int // further attempts, of any kind
+	InitialWait, MaxWait time.Duration
+}
+
+// Forwarder is the forwarding part of one configuration.
+type Forwarder struct {
+	Upstreams []*Upstream // by Backend.Index
+	Timeouts  Timeouts
+	Retry     Retry
+	Stats     *stats.Set
+	// Jitter returns a random number in [0, 1).
+	Jitter func() float64
+}
+
+// Failure is a request that got no answer from any backend.
+type Failure struct {
+	Err *openai.Error
+	// Body is the engine's own error object, to be passed on as it is; nil
+	// when the client is to get Err.
+	Body []byte
+
+	outcome    stats.Outcome
+	retry      retry
+	retryAfter time.Duration
+}
+
+// retry is what the table of retries says of a failure.
+type retry uint8
+
+const (
+	never   retry = iota
+	budget        // elsewhere, if the pool's retry budget has room
+	outside       // elsewhere, and the first time outside the budget: nothing was answered
+)
+
+// Open finds a backend that answers and holds its answer's beginning: the
+// whole of a short one, the first event of a stream. After a nil result the
+// answer is to be relayed; in any case the call is to be closed.
+func (f *Forwarder) Open(c *Call) *Failure {
+	if f.Timeouts.Total > 0 {
+		c.deadline = c.Start.Add(f.Timeouts.Total)
+	}
+	c.idle = f.Timeouts.BetweenChunks
+	b, perr := c.Pool.Pick(time.Now(), c.Region, &c.tried)
+	if perr != route.Picked {
+		return unavailable(perr, c)
+	}
+	var worst *Failure
+	first, wait := b, f.Retry.InitialWait
+	for replayed := false; ; {
+		fail := f.try(c, b)
+		if fail == nil {
+			return nil
+		}
+		if worst == nil || fail.outcome == stats.Overloaded || worst.outcome != stats.Overloaded {
+			worst = fail
+		}
+		if !f.again(c, fail, &replayed) {
+			return worst
+		}
+		next, repeat, perr := c.Pool.Next(time.Now(), c.Region, first, c.Model, &c.tried)
+		if perr != route.Picked {
+			return worst
+		}
+		b = next
+		if repeat {
+			if !f.backOff(c, max(wait, min(fail.retryAfter, f.Retry.MaxWait))) {
+				b.Leave()
+				return interrupted()
+			}
+			wait = min(2*wait, f.Retry.MaxWait)
+		}
+	}
+}
+
+// again decides whether a failed request is tried once more.
+func (f *Forwarder) again(c *Call, fail *Failure, replayed *bool) bool {
+	if fail.retry == never || !f.Retry.Enabled || c.Attempts > f.Retry.MaxRetries {
+		return false
+	}
+	if !c.deadline.IsZero() && time.Now().After(c.deadline) {
+		return false
+	}
+	if fail.retry == outside && !*replayed {
+		*replayed = true
+	} else if !c.retrying {
+		if c.retrying = c.Pool.TryRetry(); !c.retrying {
+			f.Stats.RetriesDenied.Inc()
+			return false
+		}
+	}
+	f.Stats.Retries.Inc()
+	return true
+}
+
+// backOff waits for d, less up to a half of it by chance, or until the call
+// is interrupted.
+func (f *Forwarder) backOff(c *Call, d time.Duration) bool {
+	if !c.deadline.IsZero() {
+		d = min(d, time.Until(c.deadline))
+	}
+	t := time.NewTimer(d - time.Duration(f.Jitter()*float64(d)/2))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-c.wake:
+	}
+	return c.Interrupted() == None
+}
+
+// try makes an attempt at b, which has entered the call, and settles what it
+// says about b.
+func (f *Forwarder) try(c *Call, b *route.Backend) *Failure {
+	c.Backend, c.entered = b, true
+	c.Attempts++
+	c.sent = time.Now()
+	u := f.Upstreams[b.Index]
+	err := f.attempt(c, u, false)
+	if err == errReusedLost && c.Interrupted() == None {
+		err = f.attempt(c, u, true) // the engine closed an idle connection as we wrote on it
+	}
+	var fail *Failure
+	if err == nil {
+		fail = f.examine(c)
+	} else {
+		fail = failureOf(c, err)
+	}
+	if fail == nil {
+		c.Outcome = stats.ClientGone // until Relay has passed it on
+		if !c.sse || c.head.status >= 300 {
+			b.Succeeded(time.Now())
+			return nil
+		}
+		now := time.Now()
+		b.Observe(now.Sub(c.sent), now)
+		b.Succeeded(now)
+		return nil
+	}
+	c.Outcome = fail.outcome
+	f.blame(u, b, fail)
+	c.dropBuffer()
+	c.detach()
+	c.leave()
+	u.stats.Attempts[fail.outcome].Inc()
+	return fail
+}
+
+// blame tells the backend's state what a failed attempt says about it.
+func (f *Forwarder) blame(u *Upstream, b *route.Backend, fail *Failure) {
+	now := time.Now()
+	ejected := false
+	switch fail.outcome {
+	case stats.DialFailed:
+		ejected = b.Failed(route.FailDial, now)
+	case stats.Lost, stats.Timeout, stats.ServerError:
+		ejected = b.Failed(route.FailAnswer, now)
+	case stats.Overloaded:
+		b.Busy(now.Add(max(fail.retryAfter, time.Second)))
+	case stats.OK: // a client's error: the engine is well
+		b.Succeeded(now)
+		return
+	default:
+		return // the client left, or its request was at fault
+	}
+	b.Penalize(now)
+	if ejected {
+		u.stats.Ejections.Inc()
+	}
+}
+
+var errReusedLost = errors.New("reused connection lost before the first byte of an answer")
+
+// attempt sends the request to u and reads the head of the answer.
+func (f *Forwarder) attempt(c *Call, u *Upstream, fresh bool) error {
+	c.detach() // of the lost connection before a replay
+	p, k, reused, err := u.acquire(c, fresh)
+	if err != nil {
+		return &dialError{err}
+	}
+	if !c.attach(u, p, k) {
+		c.dirty = false // nothing was written
+		return c.reason(errBackendDead)
+	}
+	sendErr := c.send(u)
+	if sendErr == nil || errors.Is(sendErr, errLost) { // an engine may refuse a body before it has read it
+		c.limit(f.Timeouts.FirstByte)
+		if err = c.readHead(); err == nil {
+			return nil
+		}
+	}
+	if sendErr != nil {
+		err = sendErr
+	}
+	err = c.reason(err)
+	if reused && errors.Is(err, errLost) {
+		return errReusedLost
+	}
+	return err
+}

@@ -1,0 +1,155 @@
+package forward
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"time"
+)
+
+// errLost is a connection that ended, for whatever reason, before the first
+// byte of an answer.
+var errLost = errors.New("connection lost before the first byte of an answer")
+
+// smallBody is the largest body that is sent in one piece with its head. A
+// larger one is not copied.
+const smallBody = 16 << 10
+
+// sendTimeout bounds the sending of a large body to an engine that does not
+// read it.
+const sendTimeout = 60 * time.Second
+
+// send writes the request.
+func (c *Call) send(u *Upstream) error {
+	c.sends++
+	length := 0
+	for _, part := range c.Body {
+		length += len(part)
+	}
+	buf := readBuffers.Get().(*[readSize]byte)
+	defer readBuffers.Put(buf)
+	out := c.appendHead(buf[:0], u, length)
+	if length <= smallBody {
+		for _, part := range c.Body {
+			out = append(out, part...)
+		}
+		_, err := c.conn.Write(out)
+		return lost(err)
+	}
+	c.writeLimit(sendTimeout)
+	defer c.writeLimit(0)
+	parts := append(net.Buffers{out}, c.Body...)
+	if c.conn.sys != nil {
+		_, err := parts.WriteTo(c.conn.raw) // writev
+		return lost(err)
+	}
+	for _, part := range parts {
+		if _, err := c.conn.Write(part); err != nil {
+			return lost(err)
+		}
+	}
+	return nil
+}
+
+// lost gives a failed read or write its kind; a deadline keeps its own.
+func lost(err error) error {
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errLost, err)
+}
+
+func (c *Call) writeLimit(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause != None || c.dead {
+		return
+	}
+	var at time.Time
+	if d > 0 {
+		at = time.Now().Add(d)
+	}
+	_ = c.conn.raw.SetWriteDeadline(at) // a closed connection shows at the write
+}
+
+// appendHead writes the request line and the header: nothing of the client's
+// but what Header allows.
+func (c *Call) appendHead(b []byte, u *Upstream, length int) []byte {
+	b = append(b, "POST "...)
+	b = append(b, u.prefix...)
+	b = append(b, c.Path...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, u.host...)
+	if u.APIKey != "" {
+		b = append(b, "\r\nAuthorization: Bearer "...)
+		b = append(b, u.APIKey...)
+	}
+	b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)
+	b = strconv.AppendInt(b, int64(length), 10)
+	b = append(b, "\r\nX-Request-Id: "...)
+	b = append(b, c.ID...)
+	b = append(b, '-')
+	b = strconv.AppendInt(b, int64(c.sends), 10)
+	b = append(b, "\r\n"...)
+	b = append(b, c.Header...)
+	return append(b, "\r\n"...)
+}
+
+// readHead reads until the answer's head is whole. What came of the body with
+// it is decoded and held.
+func (c *Call) readHead() error {
+	c.headBytes = c.headBytes[:0]
+	for {
+		buf, n, err := c.conn.readReady()
+		if err != nil {
+			if len(c.headBytes) > 0 && errors.Is(err, io.EOF) {
+				return io.ErrUnexpectedEOF
+			}
+			return lost(err)
+		}
+		end := n
+		if i := bytes.Index(buf[:n], headEnd); i >= 0 && len(c.headBytes) == 0 {
+			end = i + len(headEnd) // the usual case: nothing but the head is copied
+		}
+		c.headBytes = append(c.headBytes, buf[:end]...)
+		k, err := c.head.parse(c.headBytes)
+		if err == nil && k == 0 && end < n { // that was an interim response
+			c.headBytes = append(c.headBytes, buf[end:n]...)
+			end = n
+			k, err = c.head.parse(c.headBytes)
+		}
+		if err == nil && k == 0 && len(c.headBytes) > maxHead {
+			err = errMalformed
+		}
+		if err == nil && k > 0 {
+			return c.hold(buf, n, end-(len(c.headBytes)-k))
+		}
+		readBuffers.Put(buf)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+var headEnd = []byte("\r\n\r\n")
+
+// hold keeps the body bytes that came with the head: buf[from:n].
+func (c *Call) hold(buf *[readSize]byte, n, from int) error {
+	c.framing.reset(c.head.length)
+	c.first = c.first[:0] // of an attempt before this one
+	out, err := c.framing.decode(buf[from:n])
+	if errors.Is(err, errExcess) && c.framing.done() {
+		err = nil
+		c.head.keepAlive = false
+	}
+	if err != nil || len(out) == 0 {
+		readBuffers.Put(buf)
+		return err
+	}
+	c.buf, c.held = buf, out
+	return nil
+}
