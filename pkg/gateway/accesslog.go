@@ -1,0 +1,133 @@
+package gateway
+
+import (
+	"bufio"
+	"io"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/goccy/go-json"
+	"github.com/valyala/fasthttp"
+
+	"github.com/llmproxy/llmproxy/pkg/stats"
+)
+
+// AccessLog writes one JSON line a request. The lines are written by a
+// goroutine of its own; when it cannot keep up they are dropped and counted.
+type AccessLog struct {
+	lines chan []byte
+	done  chan struct{}
+	stats *stats.Set
+	once  sync.Once
+	stop  chan struct{}
+}
+
+// accessBacklog is how many lines may wait for the writer.
+const accessBacklog = 4096
+
+// NewAccessLog starts a log to w.
+func NewAccessLog(w io.Writer, set *stats.Set) *AccessLog {
+	a := &AccessLog{lines: make(chan []byte, accessBacklog), done: make(chan struct{}), stop: make(chan struct{}), stats: set}
+	go a.run(bufio.NewWriterSize(w, 64<<10))
+	return a
+}
+
+func (a *AccessLog) run(w *bufio.Writer) {
+	defer close(a.done)
+	for {
+		select {
+		case l := <-a.lines:
+			_, _ = w.Write(l) // a log that cannot be written has nowhere to say so
+		case <-a.stop:
+			for len(a.lines) > 0 {
+				_, _ = w.Write(<-a.lines)
+			}
+			_ = w.Flush()
+			return
+		}
+		if len(a.lines) == 0 {
+			_ = w.Flush()
+		}
+	}
+}
+
+// Close writes what waits and ends the log. Lines that come later are lost.
+func (a *AccessLog) Close() {
+	a.once.Do(func() { close(a.stop) })
+	<-a.done
+}
+
+// record is what is kept of a request for its line, because the request is
+// gone when it is written.
+type record struct {
+	client          netip.Addr
+	clientRequestID string
+	path            string
+	model           string
+}
+
+// maxClientID bounds a client's own request id in the log.
+const maxClientID = 128
+
+func (a *AccessLog) record(ctx *fasthttp.RequestCtx, v *View) *record {
+	id := ctx.Request.Header.PeekBytes(xRequestID)
+	return &record{
+		client:          clientIP(ctx, v.Trusted),
+		clientRequestID: string(id[:min(len(id), maxClientID)]),
+		path:            string(ctx.Path()),
+	}
+}
+
+func (a *AccessLog) write(x *Exchange, now time.Time) {
+	c, r := x.call, x.record
+	b := make([]byte, 0, 512)
+	b = append(b, `{"time":"`...)
+	b = now.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
+	b = append(b, `","request_id":"`...)
+	b = append(b, x.id[:]...)
+	b = append(b, `","client":"`...)
+	b = r.client.AppendTo(b)
+	b = appendJSON(append(b, `","client_request_id":`...), r.clientRequestID)
+	b = appendJSON(append(b, `,"path":`...), r.path)
+	b = appendJSON(append(b, `,"model":`...), r.model)
+	backend := ""
+	if c.Backend != nil {
+		backend = c.Backend.Name
+	}
+	b = appendJSON(append(b, `,"backend":`...), backend)
+	b = strconv.AppendInt(append(b, `,"status":`...), int64(x.status), 10)
+	b = strconv.AppendBool(append(b, `,"stream":`...), x.request.Stream || c.SSE())
+	b = strconv.AppendInt(append(b, `,"attempts":`...), int64(c.Attempts), 10)
+	b = append(b, `,"outcome":"`...)
+	if c.Attempts > 0 {
+		b = append(b, c.Outcome.String()...)
+	}
+	b = append(b, '"')
+	if !c.FirstToken.IsZero() {
+		b = appendMillis(append(b, `,"ttft_ms":`...), c.FirstToken.Sub(x.start))
+	}
+	b = appendMillis(append(b, `,"duration_ms":`...), now.Sub(x.start))
+	b = strconv.AppendInt(append(b, `,"events":`...), int64(c.Events.Count), 10)
+	b = strconv.AppendInt(append(b, `,"bytes":`...), x.written, 10)
+	b = append(b, "}\n"...)
+	select {
+	case a.lines <- b:
+	default:
+		a.stats.LogDropped.Inc()
+	}
+}
+
+func appendMillis(b []byte, d time.Duration) []byte {
+	return strconv.AppendFloat(b, float64(d.Microseconds())/1000, 'f', 3, 64)
+}
+
+func appendJSON(b []byte, s string) []byte {
+	q, err := json.Marshal(strings.ToValidUTF8(s, "?"))
+	if err != nil {
+		return append(b, `""`...)
+	}
+	return append(b, q...)
+}

@@ -1,0 +1,262 @@
+package gateway
+
+import (
+	"encoding/hex"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/llmproxy/llmproxy/pkg/forward"
+	"github.com/llmproxy/llmproxy/pkg/listener"
+	"github.com/llmproxy/llmproxy/pkg/openai"
+	"github.com/llmproxy/llmproxy/pkg/stats"
+)
+
+// Exchange is one request and its answer. It is pooled; it belongs to the
+// goroutine of its connection, but for the call's Interrupt.
+type Exchange struct {
+	gateway  *Gateway
+	view     *View
+	endpoint *endpoint
+	conn     *listener.Conn // nil when the server does not listen on ours
+	left     func(listener.Cause)
+	start    time.Time
+	id       [32]byte
+	request  openai.Request
+	call     *forward.Call
+	parts    [4][]byte
+	header   []byte
+	access   *AccessLog // nil when it is off
+	record   *record    // what it wants of the request
+
+	client   io.Writer // while WriteTo runs
+	written  int64     // bytes of body that went to the client
+	status   int
+	relayed  bool // the server has the exchange and will close it
+	complete bool // the answer went out whole
+	finished bool
+}
+
+func newExchange(g *Gateway) *Exchange {
+	x := &Exchange{gateway: g, call: forward.NewCall()}
+	x.left = x.leave // bound once: a method value allocates
+	return x
+}
+
+func (x *Exchange) begin(ctx *fasthttp.RequestCtx, v *View, e *endpoint) {
+	x.view, x.endpoint = v, e
+	x.conn = listener.FromConn(ctx.Conn())
+	x.start = time.Now()
+	x.newID()
+	if x.access = x.gateway.access.Load(); x.access != nil {
+		x.record = x.access.record(ctx, v)
+	}
+}
+
+// newID makes the request's id: random, so that it is nobody's to guess, and
+// long enough to be unique.
+func (x *Exchange) newID() {
+	var b [16]byte
+	for i := 0; i < len(b); i += 8 {
+		r := rand.Uint64()
+		for j := range 8 {
+			b[i+j] = byte(r >> (8 * j))
+		}
+	}
+	hex.Encode(x.id[:], b[:])
+}
+
+// maxHeaderKept is how large a header buffer is kept for the next request.
+const maxHeaderKept = 4 << 10
+
+func (g *Gateway) recycle(x *Exchange) {
+	x.call.Reset()
+	header := x.header[:0]
+	if cap(header) > maxHeaderKept {
+		header = nil
+	}
+	request := x.request
+	*x = Exchange{gateway: g, call: x.call, left: x.left, header: header, request: request}
+	g.exchanges.Put(x)
+}
+
+// Header names in canonical form, and values, as SetCanonical wants them.
+var (
+	cacheControl    = []byte("Cache-Control")
+	noCache         = []byte("no-cache")
+	xAccelBuffering = []byte("X-Accel-Buffering")
+	no              = []byte("no")
+	xRequestID      = []byte("X-Request-Id")
+	contentJSON     = []byte("application/json")
+)
+
+func (x *Exchange) setHeader(h *fasthttp.ResponseHeader) { h.SetCanonical(xRequestID, x.id[:]) }
+
+// passedHeaders are the request headers that an engine may see. The client's
+// own credentials, identity and hop-by-hop headers are not among them.
+var passedHeaders = [...]string{"Accept", "Traceparent", "Tracestate"}
+
+// upstreamHeader renders what is passed on. A value cannot hold a line end:
+// suspicious refused those.
+func (x *Exchange) upstreamHeader(h *fasthttp.RequestHeader) []byte {
+	b := x.header[:0]
+	for _, name := range passedHeaders {
+		if v := h.Peek(name); len(v) > 0 {
+			b = append(b, name...)
+			b = append(b, ": "...)
+			b = append(b, v...)
+			b = append(b, "\r\n"...)
+		}
+	}
+	x.header = b
+	return b
+}
+
+// region is where the request should be served: where a trusted proxy says
+// that its client is, else where the gateway stands.
+func (x *Exchange) region(ctx *fasthttp.RequestCtx) string {
+	v := x.view
+	if v.RegionHeader != "" && len(v.Trusted) > 0 {
+		if r := ctx.Request.Header.Peek(v.RegionHeader); len(r) > 0 && trusted(v.Trusted, peer(ctx)) {
+			return string(r)
+		}
+	}
+	return v.Region
+}
+
+// refuse answers with an error of the gateway's own.
+func (x *Exchange) refuse(ctx *fasthttp.RequestCtx, err *openai.Error) {
+	x.status, x.complete = err.Status, true
+	x.setHeader(&ctx.Response.Header)
+	writeError(ctx, x.endpoint, err)
+}
+
+// fail answers a request for which no backend had an answer.
+func (x *Exchange) fail(ctx *fasthttp.RequestCtx, fail *forward.Failure) {
+	x.refuse(ctx, fail.Err)
+	if x.call.Interrupted() == forward.ClientLeft {
+		ctx.SetConnectionClose()
+		x.complete = false // nobody reads it
+	}
+	if fail.Body != nil {
+		ctx.Response.SetBodyRaw(fail.Body)
+	}
+}
+
+// refuse answers a request that has no exchange.
+func (g *Gateway) refuse(ctx *fasthttp.RequestCtx, e *endpoint, err *openai.Error) {
+	writeError(ctx, e, err)
+	g.nobody.Request(err.Status)
+}
+
+func writeError(ctx *fasthttp.RequestCtx, e *endpoint, err *openai.Error) {
+	ctx.SetStatusCode(err.Status)
+	h := &ctx.Response.Header
+	h.SetContentTypeBytes(contentJSON)
+	if err.RetryAfter > 0 {
+		seconds := max(1, int((err.RetryAfter+time.Second-1)/time.Second))
+		h.Set(fasthttp.HeaderRetryAfter, strconv.Itoa(seconds))
+		h.Set("Retry-After-Ms", strconv.FormatInt(err.RetryAfter.Milliseconds(), 10))
+	}
+	switch err.Retry {
+	case openai.RetryYes:
+		h.Set("X-Should-Retry", "true")
+	case openai.RetryNo:
+		h.Set("X-Should-Retry", "false")
+	}
+	ctx.Response.SetBodyRaw(e.appendError(nil, err))
+}
+
+// brokenError is what the client of a broken stream is told.
+func brokenError(broken error) *openai.Error {
+	switch {
+	case errors.Is(broken, forward.ErrShuttingDown):
+		return openai.ShuttingDown()
+	case errors.Is(broken, forward.ErrTimeout):
+		return openai.GatewayTimeout()
+	}
+	return openai.BadGateway()
+}
+
+// Read is not used: the server prefers WriteTo, which writes what one read of
+// the upstream brought without a copy in between.
+func (x *Exchange) Read([]byte) (int, error) {
+	panic("BUG: the server read a body it should be written")
+}
+
+// SupportsBodyWriteTo makes fasthttp use WriteTo.
+func (x *Exchange) SupportsBodyWriteTo() bool { return true }
+
+// relayUnframed streams to an HTTP/1.0 client, which knows no chunks: the end
+// of the connection ends the body. The server frames every stream, so the
+// connection is taken from it.
+func (x *Exchange) relayUnframed(ctx *fasthttp.RequestCtx) {
+	var head strings.Builder
+	head.WriteString("HTTP/1.0 " + strconv.Itoa(x.status) + " " + fasthttp.StatusMessage(x.status) + "\r\nConnection: close\r\n")
+	for name, value := range ctx.Response.Header.All() {
+		head.WriteString(string(name) + ": " + string(value) + "\r\n")
+	}
+	head.WriteString("\r\n")
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(c net.Conn) {
+		defer func() {
+			if p := recover(); p != nil {
+				x.gateway.panicked(p)
+			}
+			x.finish()
+		}()
+		if _, err := io.WriteString(c, head.String()); err == nil {
+			_, _ = x.WriteTo(c) // the connection ends either way
+		}
+	})
+}
+
+// account counts the finished request.
+func (x *Exchange) account(now time.Time) {
+	c, g := x.call, x.gateway
+	if x.gone() {
+		x.status = 499
+		phase := stats.Waiting
+		if x.relayed {
+			phase = stats.Streaming
+		}
+		g.stats.ClientAborts[phase].Inc()
+	}
+	series := g.nobody
+	if c.Pool != nil {
+		table := x.view.table(g.stats, c.Pool)
+		series = table.Series(-1, "")
+		if b := c.Backend; b != nil {
+			series = table.Series(b.Index, b.Name)
+			series.Duration.Update(now.Sub(x.start).Seconds())
+		}
+	}
+	series.Request(x.status)
+	if !c.FirstToken.IsZero() {
+		series.TTFT.Update(c.FirstToken.Sub(x.start).Seconds())
+		if n := c.Events.Count; n > 1 {
+			series.TokenTime.Update(c.LastByte.Sub(c.FirstToken).Seconds() / float64(n-1))
+		}
+	}
+	if x.record != nil {
+		x.access.write(x, now)
+	}
+}
+
+// gone tells whether the client left before it had its answer. One that
+// leaves after [DONE] has it all.
+func (x *Exchange) gone() bool {
+	if x.complete || x.call.Events.Done {
+		return false
+	}
+	return x.call.Outcome != stats.Broken && x.call.Interrupted() != forward.ShuttingDown
+}
+
+func stack() string { return string(debug.Stack()) }

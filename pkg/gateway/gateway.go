@@ -1,0 +1,269 @@
+// Package gateway is the hot path: what happens to a request from the moment
+// its bytes are there to the moment its answer has left. journey.go tells it
+// from top to bottom.
+package gateway
+
+import (
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fasthttp/router"
+	"github.com/valyala/fasthttp"
+
+	"github.com/llmproxy/llmproxy/pkg/forward"
+	"github.com/llmproxy/llmproxy/pkg/listener"
+	"github.com/llmproxy/llmproxy/pkg/openai"
+	"github.com/llmproxy/llmproxy/pkg/route"
+	"github.com/llmproxy/llmproxy/pkg/stats"
+)
+
+// View is everything a request sees of one configuration. It does not change;
+// a reload puts another in its place.
+type View struct {
+	Table     *route.Table
+	Forwarder *forward.Forwarder
+	Models    *Models
+	// MaxBody is the largest request body in bytes.
+	MaxBody int
+	// BodyTimeout bounds the reading of a body once its head is there.
+	BodyTimeout time.Duration
+	// Trusted are the peers whose X-Forwarded-For and region header are
+	// believed.
+	Trusted []netip.Prefix
+	// Region is where the gateway stands, unless RegionHeader of a trusted
+	// peer names another.
+	Region, RegionHeader string
+	// CORS answers browsers; nil leaves them alone.
+	CORS *CORS
+	// MetricsPath is where the metrics are on the main port, "" for nowhere;
+	// MetricsPublic lets anybody read them there.
+	MetricsPath   string
+	MetricsPublic bool
+
+	tables sync.Map // *route.Pool -> *stats.Table
+}
+
+// Gateway serves requests by its current View.
+type Gateway struct {
+	view      atomic.Pointer[View]
+	exchanges sync.Pool
+	stats     *stats.Set
+	nobody    *stats.Series // requests that came to no backend
+	access    atomic.Pointer[AccessLog]
+	draining  atomic.Bool
+	log       *slog.Logger
+}
+
+// New returns a gateway that serves by view.
+func New(view *View, set *stats.Set, log *slog.Logger) *Gateway {
+	g := &Gateway{stats: set, nobody: set.Series("", ""), log: log}
+	g.exchanges.New = func() any { return newExchange(g) }
+	g.SetView(view)
+	return g
+}
+
+// SetView makes view what the next requests see. Those under way keep theirs.
+func (g *Gateway) SetView(v *View) { g.view.Store(v) }
+
+// View returns the view in force.
+func (g *Gateway) View() *View { return g.view.Load() }
+
+// SetAccessLog switches the access log on, or off with nil.
+func (g *Gateway) SetAccessLog(a *AccessLog) { g.access.Store(a) }
+
+// Drain tells load balancers, by /readyz, and clients, by Connection: close,
+// to go elsewhere. Requests are served all the same.
+func (g *Gateway) Drain() { g.draining.Store(true) }
+
+// table returns the series of a pool, made when it is first asked for.
+func (v *View) table(set *stats.Set, p *route.Pool) *stats.Table {
+	if t, ok := v.tables.Load(p); ok {
+		return t.(*stats.Table)
+	}
+	t, _ := v.tables.LoadOrStore(p, set.Table(p.Label, len(v.Table.Backends())))
+	return t.(*stats.Table)
+}
+
+// Limits are what the server allows a client. They are fixed while it runs.
+type Limits struct {
+	MaxHeader     int           // bytes of a request head
+	HeaderTimeout time.Duration // from a connection's or a request's first byte to the end of its head
+	IdleTimeout   time.Duration // between two requests of a connection
+}
+
+// writeBuffer is what the server gathers of an answer before it writes: an
+// event of the usual size, or a short answer with its head. Every open stream
+// holds one.
+const writeBuffer = 2 << 10
+
+// Server returns the server to call Serve on with a listener.Listener, under
+// TLS or not.
+func (g *Gateway) Server(l Limits) *fasthttp.Server {
+	return &fasthttp.Server{
+		Handler:                            g.handler(),
+		ErrorHandler:                       g.malformed,
+		HeaderReceived:                     g.headerReceived,
+		ExpectHandler:                      g.expect,
+		ReadTimeout:                        l.HeaderTimeout,
+		IdleTimeout:                        l.IdleTimeout,
+		ReadBufferSize:                     l.MaxHeader,
+		WriteBufferSize:                    writeBuffer,
+		MaxRequestBodySize:                 1 << 30, // headerReceived sets the configured one
+		ReduceMemoryUsage:                  true,    // a stream that waits holds no read buffer
+		DisablePreParseMultipartForm:       true,
+		NoDefaultServerHeader:              true,
+		NoDefaultContentType:               true,
+		LazyRequestTime:                    true,
+		CloseOnShutdown:                    true,
+		SecureErrorLogMessage:              true,
+		Concurrency:                        1 << 20, // the listener limits connections
+		Logger:                             quiet{},
+		SleepWhenConcurrencyLimitsExceeded: 0,
+	}
+}
+
+// quiet drops fasthttp's own log lines: they are about single connections.
+type quiet struct{}
+
+func (quiet) Printf(string, ...any) {}
+
+func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	v := g.View()
+	c := fasthttp.RequestConfig{MaxRequestBodySize: v.MaxBody}
+	if n := h.ContentLength(); n > 0 || n == -1 {
+		c.ReadTimeout = v.BodyTimeout
+	}
+	return c
+}
+
+// expect answers a client that asks, by Expect: 100-continue, whether to send
+// its body.
+func (g *Gateway) expect(ctx *fasthttp.RequestCtx) int {
+	limit := g.View().MaxBody
+	if ctx.Request.Header.ContentLength() <= limit {
+		return fasthttp.StatusContinue
+	}
+	err := openai.BodyTooLarge(int64(limit))
+	g.refuse(ctx, nil, err)
+	return err.Status
+}
+
+// handler is the table of endpoints behind the checks that come before it.
+func (g *Gateway) handler() fasthttp.RequestHandler {
+	r := router.New()
+	r.RedirectTrailingSlash = false
+	r.RedirectFixedPath = false
+	r.NotFound = func(ctx *fasthttp.RequestCtx) {
+		if v := g.View(); v.MetricsPath != "" && string(ctx.Path()) == v.MetricsPath && ctx.IsGet() {
+			g.mainMetrics(ctx, v)
+			return
+		}
+		g.refuse(ctx, nil, openai.NotFound(string(ctx.Method()), string(ctx.Request.URI().PathOriginal())))
+	}
+	r.MethodNotAllowed = func(ctx *fasthttp.RequestCtx) {
+		allow := string(ctx.Response.Header.Peek(fasthttp.HeaderAllow))
+		g.refuse(ctx, nil, openai.MethodNotAllowed(string(ctx.Method()), string(ctx.Request.URI().PathOriginal())))
+		ctx.Response.Header.Set(fasthttp.HeaderAllow, allow)
+	}
+	r.GlobalOPTIONS = func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(fasthttp.StatusNoContent) }
+	for i := range endpoints {
+		e := &endpoints[i]
+		r.POST(e.path, func(ctx *fasthttp.RequestCtx) { g.serve(ctx, e) })
+	}
+	get := func(path string, h fasthttp.RequestHandler) { r.GET(path, h); r.HEAD(path, h) }
+	get("/v1/models", g.listModels)
+	get("/v1/models/{id:*}", g.oneModel)
+	get("/healthz", g.healthz)
+	get("/readyz", g.readyz)
+	return func(ctx *fasthttp.RequestCtx) {
+		defer g.rescue(ctx)
+		if g.draining.Load() {
+			ctx.SetConnectionClose()
+		}
+		if v := g.View(); v.CORS != nil && v.CORS.handle(ctx) {
+			return
+		}
+		if why := suspicious(&ctx.Request.Header); why != "" {
+			ctx.SetConnectionClose()
+			g.refuse(ctx, nil, openai.BadRequest("", why))
+			return
+		}
+		r.Handler(ctx)
+	}
+}
+
+// rescue makes a panic cost one request. The exchange's own state is given
+// back by its deferred finish.
+func (g *Gateway) rescue(ctx *fasthttp.RequestCtx) {
+	if p := recover(); p != nil {
+		g.panicked(p)
+		ctx.Response.Reset()
+		ctx.SetConnectionClose()
+		g.refuse(ctx, nil, openai.Internal())
+	}
+}
+
+func (g *Gateway) panicked(p any) {
+	g.stats.Panics.Inc()
+	g.log.Error("BUG: a request panicked", "panic", p, "stack", stack())
+}
+
+// malformed answers what the server could not read as a request. The
+// connection ends afterwards; the client may still be sending.
+func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {
+	if c := listener.FromConn(ctx.Conn()); c != nil {
+		c.Linger()
+	}
+	g.refuse(ctx, nil, malformedError(err, g.View().MaxBody))
+}
+
+func (g *Gateway) healthz(ctx *fasthttp.RequestCtx) { ctx.SetBodyString("ok\n") }
+
+// readyz tells a load balancer whether to send requests here: not while the
+// gateway drains, nor while no backend is healthy.
+func (g *Gateway) readyz(ctx *fasthttp.RequestCtx) {
+	if g.draining.Load() {
+		ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
+		ctx.SetBodyString("draining\n")
+		return
+	}
+	for _, b := range g.View().Table.Backends() {
+		if b.Healthy() {
+			ctx.SetBodyString("ok\n")
+			return
+		}
+	}
+	ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
+	ctx.SetBodyString("no backend is healthy\n")
+}
+
+// mainMetrics serves the metrics on the main port: to peers on this machine
+// or a private network that came directly, unless the configuration says to
+// all.
+func (g *Gateway) mainMetrics(ctx *fasthttp.RequestCtx, v *View) {
+	ip := peer(ctx)
+	direct := len(ctx.Request.Header.Peek(fasthttp.HeaderXForwardedFor)) == 0 && len(ctx.Request.Header.Peek("Forwarded")) == 0
+	if !v.MetricsPublic && !(direct && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast())) {
+		g.refuse(ctx, nil, openai.NotFound("GET", v.MetricsPath))
+		return
+	}
+	g.Metrics(ctx)
+}
+
+// Metrics serves the metrics page, also for a listener of its own.
+func (g *Gateway) Metrics(ctx *fasthttp.RequestCtx) {
+	ctx.SetContentType("text/plain; version=0.0.4; charset=utf-8")
+	g.stats.WritePrometheus(ctx)
+}
+
+// peer is the address at the other end of the connection.
+func peer(ctx *fasthttp.RequestCtx) netip.Addr {
+	if a, ok := ctx.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}

@@ -1,0 +1,211 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/llmproxy/llmproxy/pkg/forward"
+	"github.com/llmproxy/llmproxy/pkg/listener"
+	"github.com/llmproxy/llmproxy/pkg/openai"
+	"github.com/llmproxy/llmproxy/pkg/route"
+)
+
+// serve is the first half of the journey, up to the certainty of an answer:
+//
+//	accept   one View and one pooled Exchange for the whole request
+//	parse    body -> model, stream                          400, 415
+//	resolve  model -> name upstream, pool                   400, 404
+//	open     pick, send, retry, fall back, first event      the engine's status, 429, 502, 503, 504
+//	relay    hands the Exchange to the server as the body
+//
+// The server writes the body after serve has returned, in WriteTo, and closes
+// it, in CloseWithError: that is the second half. Whatever happens, finish runs
+// exactly once.
+func (g *Gateway) serve(ctx *fasthttp.RequestCtx, e *endpoint) {
+	x := g.accept(ctx, e)
+	defer x.unlessRelayed()
+	if err := x.parse(ctx); err != nil {
+		x.refuse(ctx, err)
+		return
+	}
+	if err := x.resolve(ctx); err != nil {
+		x.refuse(ctx, err)
+		return
+	}
+	if fail := x.open(ctx); fail != nil {
+		x.fail(ctx, fail)
+		return
+	}
+	x.relay(ctx)
+}
+
+func (g *Gateway) accept(ctx *fasthttp.RequestCtx, e *endpoint) *Exchange {
+	x := g.exchanges.Get().(*Exchange)
+	x.begin(ctx, g.View(), e)
+	return x
+}
+
+// parse reads the body once.
+func (x *Exchange) parse(ctx *fasthttp.RequestCtx) *openai.Error {
+	h := &ctx.Request.Header
+	if ce := h.Peek(fasthttp.HeaderContentEncoding); len(ce) > 0 && string(ce) != "identity" {
+		return openai.UnsupportedMedia()
+	}
+	err := x.request.Parse(ctx.Request.Body())
+	var bad *openai.SyntaxError
+	if errors.As(err, &bad) {
+		return openai.BadRequest(bad.Param, bad.Message)
+	}
+	return nil
+}
+
+// resolve finds the pool, and the name that the engine knows the model by.
+func (x *Exchange) resolve(ctx *fasthttp.RequestCtx) *openai.Error {
+	r, ok := x.view.Table.Resolve(x.request.Model)
+	if !ok {
+		if r.Reason == route.NoModel {
+			return openai.NoModel()
+		}
+		return openai.ModelNotFound(x.request.Model)
+	}
+	c := x.call
+	c.Pool, c.Model = r.Pool, x.request.Model
+	if x.record != nil {
+		x.record.model = strings.Clone(x.request.Model)
+	}
+	if r.Model != "" && r.Model != x.request.Model && x.request.Model != "" {
+		c.Model = r.Model
+		c.Body = x.request.Splice(x.parts[:0], ctx.Request.Body(), r.Model)
+	} else {
+		c.Body = append(x.parts[:0], ctx.Request.Body())
+	}
+	return nil
+}
+
+// open gets an answer from a backend. From here on the engine works for this
+// client, so its leaving is watched.
+func (x *Exchange) open(ctx *fasthttp.RequestCtx) *forward.Failure {
+	c := x.call
+	c.Path, c.Native = x.endpoint.path, x.endpoint.native
+	c.Region = x.region(ctx)
+	c.ID, c.Start = x.id[:], x.start
+	c.Header = x.upstreamHeader(&ctx.Request.Header)
+	if x.conn != nil && x.conn.Watch(x.left) {
+		c.Interrupt(forward.ClientLeft)
+	}
+	fail := x.view.Forwarder.Open(c)
+	c.Body, c.Model, x.request.Model = nil, "", "" // they point into the body
+	ctx.Request.ResetBody()                        // nothing is sent again, and a stream may be long
+	return fail
+}
+
+// left is called by the watch, from its own goroutine.
+func (x *Exchange) leave(cause listener.Cause) {
+	if cause == listener.Interrupted {
+		x.call.Interrupt(forward.ShuttingDown)
+		return
+	}
+	x.call.Interrupt(forward.ClientLeft)
+}
+
+// relay sets the answer's head and leaves the body to WriteTo.
+func (x *Exchange) relay(ctx *fasthttp.RequestCtx) {
+	c := x.call
+	x.status = c.Status()
+	h := &ctx.Response.Header
+	h.SetStatusCode(x.status)
+	x.setHeader(h)
+	if ct := c.ContentType(); len(ct) > 0 {
+		h.SetContentTypeBytes(ct)
+	}
+	c.Fields(h.SetBytesKV)
+	if c.SSE() {
+		h.SetCanonical(cacheControl, noCache)
+		h.SetCanonical(xAccelBuffering, no)
+	}
+	x.relayed = true
+	if c.Length() < 0 && !ctx.Request.Header.IsHTTP11() {
+		x.relayUnframed(ctx)
+		return
+	}
+	ctx.Response.SetBodyStream(x, c.Length())
+}
+
+// WriteTo is the second half of the journey: the server calls it on the
+// connection's goroutine, after serve has returned, and writes and flushes
+// what each Write brings.
+func (x *Exchange) WriteTo(w io.Writer) (n int64, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			x.gateway.panicked(p)
+			err = errPanicked
+		}
+	}()
+	x.client = w
+	err = x.call.Relay(x)
+	if errors.Is(err, forward.ErrBroken) && x.call.SSE() {
+		err = x.endStream(err)
+	}
+	x.client = nil
+	x.complete = err == nil
+	return x.written, err
+}
+
+// Write passes one read of the upstream on to the client.
+func (x *Exchange) Write(p []byte) (int, error) {
+	n, err := x.client.Write(p)
+	x.written += int64(n)
+	return n, err
+}
+
+var errPanicked = errors.New("panic while an answer was relayed")
+
+// endStream tells the client of a stream that broke, by an error event and
+// without [DONE], which would make it look whole.
+func (x *Exchange) endStream(broken error) error {
+	ev := &x.call.Events
+	if ev.Done || ev.Failed {
+		return nil // the client has the end, or knows
+	}
+	var b []byte
+	if !ev.AtBoundary() {
+		b = append(b, "\n\n"...)
+	}
+	_, err := x.Write(x.endpoint.appendErrorEvent(b, brokenError(broken)))
+	return err
+}
+
+// CloseWithError ends the journey; the server calls it when the body is
+// written, could not be, or never will be.
+func (x *Exchange) CloseWithError(err error) error {
+	if err != nil {
+		x.complete = false
+	}
+	x.finish()
+	return nil
+}
+
+// unlessRelayed finishes a journey that ended in serve, also by a panic.
+func (x *Exchange) unlessRelayed() {
+	if !x.relayed {
+		x.finish()
+	}
+}
+
+// finish gives everything back and counts what happened.
+func (x *Exchange) finish() {
+	if x.finished {
+		return
+	}
+	x.finished = true
+	if x.conn != nil {
+		x.conn.Unwatch() // after this nobody interrupts the call
+	}
+	x.call.Close()
+	x.account(time.Now())
+	x.gateway.recycle(x)
+}
