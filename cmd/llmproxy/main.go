@@ -1,0 +1,222 @@
+// Command llmproxy is a gateway in front of LLM inference servers.
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/llmproxy/llmproxy/pkg/app"
+	"github.com/llmproxy/llmproxy/pkg/config"
+)
+
+// version is set by the release build; a build from a checkout names its
+// commit.
+var version = ""
+
+//go:embed default.yaml
+var defaultConfig []byte
+
+const usage = `llmproxy: a gateway in front of your own LLM inference servers
+
+Usage:
+  llmproxy serve [-config file]   run the gateway
+  llmproxy check  -config file    say whether the file is right, and what it means
+  llmproxy version                print the version
+
+Without -config, serve uses a built-in configuration: it listens on
+127.0.0.1:8000 and forwards to engines on 127.0.0.1:9001, 9002 and 9003.
+
+A value of the file is overridden by an environment variable named after its
+key: LLMPROXY__SERVER__MAX_BODY_SIZE=16MiB. SIGHUP, and a change of the file,
+reload it; SIGTERM drains and stops.
+`
+
+// Exit codes: 1 for what went wrong while running, 2 for a wrong command line
+// or configuration.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return exitUsage
+	}
+	flags := flag.NewFlagSet("llmproxy "+args[0], flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	path := flags.String("config", "", "")
+	switch args[0] {
+	case "serve", "check":
+		if err := flags.Parse(args[1:]); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return 0
+			}
+			return exitUsage
+		}
+		if flags.NArg() > 0 {
+			fmt.Fprintf(stderr, "unexpected argument %q\n\n%s", flags.Arg(0), usage)
+			return exitUsage
+		}
+		if args[0] == "check" {
+			return check(*path, stdout, stderr)
+		}
+		return serve(*path, stderr)
+	case "version", "-version", "--version":
+		fmt.Fprintf(stdout, "llmproxy %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return 0
+	case "help", "-h", "-help", "--help":
+		fmt.Fprint(stdout, usage)
+		return 0
+	}
+	fmt.Fprintf(stderr, "unknown command %q\n\n%s", args[0], usage)
+	return exitUsage
+}
+
+func load(path string) (*config.Config, error) {
+	if path == "" {
+		return config.Parse("built-in", defaultConfig, os.Environ())
+	}
+	return config.Load(path, os.Environ())
+}
+
+func check(path string, stdout, stderr io.Writer) int {
+	if path == "" {
+		fmt.Fprintf(stderr, "check needs -config file\n\n%s", usage)
+		return exitUsage
+	}
+	c, err := load(path)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	c.Describe(stdout)
+	for _, w := range c.Warnings() {
+		fmt.Fprintln(stdout, "warning:", w)
+	}
+	for _, p := range c.Pending() {
+		fmt.Fprintln(stdout, "note:", p)
+	}
+	fmt.Fprintf(stdout, "\n%s: ok\n", path)
+	return 0
+}
+
+func serve(path string, stderr io.Writer) int {
+	c, err := load(path)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	log := newLog(c, stderr)
+	for _, w := range c.Warnings() {
+		log.Warn(w)
+	}
+	metrics.ExposeMetadata(true)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	a, err := app.New(c, app.Options{Version: buildVersion(), GoVersion: runtime.Version(), Log: log})
+	var unsupported *app.UnsupportedError
+	if errors.As(err, &unsupported) {
+		for _, s := range unsupported.Settings {
+			fmt.Fprintln(stderr, s)
+		}
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	if err != nil {
+		log.Error("cannot start", "error", err)
+		return exitFailed
+	}
+	log.Info("serving", "address", a.Addr().String(), "backends", len(c.Backends), "version", buildVersion())
+	reloadOnSignal(ctx, a, path, log)
+	<-ctx.Done()
+	stop() // a second signal ends the process at once
+	a.Close()
+	return 0
+}
+
+// reloadOnSignal reloads on SIGHUP and on a change of the file.
+func reloadOnSignal(ctx context.Context, a *app.App, path string, log *slog.Logger) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	if path == "" {
+		return // nothing to read anew; the signal is ignored
+	}
+	changed := make(chan struct{}, 1)
+	err := app.WatchFile(ctx, path, log, func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		log.Warn("cannot watch the configuration file; SIGHUP still works", "file", path, "error", err)
+	}
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hup:
+			case <-changed:
+			}
+			reload(a, path, log)
+		}
+	}()
+}
+
+func reload(a *app.App, path string, log *slog.Logger) {
+	c, err := load(path)
+	if err == nil {
+		err = a.Reload(c)
+	}
+	if err != nil {
+		a.ReloadFailed()
+		log.Error("the configuration was not reloaded; the old one stays in force", "file", path, "error", err)
+		return
+	}
+	a.Reloaded()
+	for _, w := range c.Warnings() {
+		log.Warn(w)
+	}
+	log.Info("configuration reloaded", "file", path, "backends", len(c.Backends))
+}
+
+func newLog(c *config.Config, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Log.Level)) // config knows the four names
+	o := &slog.HandlerOptions{Level: level}
+	if c.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+				return "dev-" + s.Value[:12]
+			}
+		}
+	}
+	return "dev"
+}
