@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/config"
@@ -36,7 +37,7 @@ type engine struct {
 	config   forward.UpstreamConfig
 	upstream *forward.Upstream
 	client   *http.Client
-	silent   atomic.Bool // the last check had no answer at all
+	silent   atomic.Bool // the last check had no answer at all, not even a refusal
 }
 
 func (a *App) build(c *config.Config, old *generation) (*generation, error) {
@@ -180,13 +181,21 @@ func (e *engine) get(ctx context.Context, url string) (*http.Response, error) {
 // check is the health check of this engine.
 func (e *engine) check(ctx context.Context, url string) (int, error) {
 	resp, err := e.get(ctx, url)
-	e.silent.Store(err != nil)
+	e.silent.Store(isSilence(err))
 	if err != nil {
 		return 0, err
 	}
 	defer resp.Body.Close()
 	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection is used again
 	return resp.StatusCode, nil
+}
+
+// isSilence tells a host that does not answer from one that refuses: an engine
+// that drains takes no connection but ends its streams, and one that died has
+// had its connections closed by its kernel.
+func isSilence(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout() || errors.Is(err, syscall.EHOSTUNREACH)
 }
 
 // maxModelList bounds an engine's list of models.

@@ -387,8 +387,8 @@ func (c *Call) broken(err error) error {
 		return err
 	}
 	c.Outcome = stats.Broken
-	if !errors.Is(err, ErrShuttingDown) {
-		c.Backend.Failed(route.FailAnswer, time.Now())
+	if !errors.Is(err, ErrShuttingDown) && c.Backend.Failed(route.FailAnswer, time.Now()) {
+		c.up.stats.Ejections.Inc()
 	}
 	return &brokenError{err}
 }

@@ -211,6 +211,8 @@ func failureOf(c *Call, err error) *Failure {
 		return &Failure{Err: openai.BadGateway(), outcome: stats.Lost, retry: outside}
 	case errors.Is(err, ErrTimeout):
 		return &Failure{Err: openai.GatewayTimeout(), outcome: stats.Timeout, retry: budget}
+	case errors.Is(err, ErrBroken): // an engine sends the head long before it dies in prefill
+		return &Failure{Err: openai.BadGateway(), outcome: stats.ServerError, retry: outside}
 	}
 	return &Failure{Err: openai.BadGateway(), outcome: stats.ServerError, retry: budget}
 }

@@ -58,7 +58,7 @@ type retry uint8
 const (
 	never   retry = iota
 	budget        // elsewhere, if the pool's retry budget has room
-	outside       // elsewhere, and the first time outside the budget: nothing was answered
+	outside       // elsewhere, and the first time outside the budget: the engine is gone, not overloaded
 )
 
 // Open finds a backend that answers and holds its answer's beginning: the

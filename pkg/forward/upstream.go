@@ -112,10 +112,11 @@ type pooled interface {
 // wants one that did not. The pool is HostClient's, the dialling ours, because
 // HostClient's cannot be cancelled: its Dial only hands over what dial made.
 func (u *Upstream) acquire(call *Call, fresh bool) (p pooled, c *conn, reused bool, err error) {
-	for {
+	for dialed := false; ; {
 		pc, err := u.pool.AcquireConn(0, false)
 		if errors.Is(err, errNoIdle) {
 			if err = u.dial(call); err == nil {
+				dialed = true
 				continue
 			}
 		}
@@ -133,6 +134,11 @@ func (u *Upstream) acquire(call *Call, fresh bool) (p pooled, c *conn, reused bo
 			u.pool.CloseConn(pc)
 			continue
 		}
+		if dialed { // one came back meanwhile, and nobody else may want the new one
+			if surplus, err := u.handOver(""); err == nil {
+				surplus.Close()
+			}
+		}
 		return pc, c, true, nil
 	}
 }
@@ -147,6 +153,9 @@ func (u *Upstream) release(p pooled, reusable bool) {
 		}
 		return
 	}
+	// The socket first: TLS would wait to say goodbye, for seconds when the
+	// engine has stopped reading.
+	_ = p.Conn().(*conn).raw.Close()
 	giveBack((*fasthttp.HostClient).CloseConn, &u.pool, p)
 }
 

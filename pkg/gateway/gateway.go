@@ -246,7 +246,8 @@ func (g *Gateway) readyz(ctx *fasthttp.RequestCtx) {
 // all.
 func (g *Gateway) mainMetrics(ctx *fasthttp.RequestCtx, v *View) {
 	ip := peer(ctx)
-	direct := len(ctx.Request.Header.Peek(fasthttp.HeaderXForwardedFor)) == 0 && len(ctx.Request.Header.Peek("Forwarded")) == 0
+	h := &ctx.Request.Header
+	direct := len(h.PeekAll(fasthttp.HeaderXForwardedFor)) == 0 && len(h.PeekAll(fasthttp.HeaderForwarded)) == 0
 	if !v.MetricsPublic && !(direct && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast())) {
 		g.refuse(ctx, nil, openai.NotFound("GET", v.MetricsPath))
 		return

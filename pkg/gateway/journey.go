@@ -110,7 +110,10 @@ func (x *Exchange) leave(cause listener.Cause) {
 		return
 	}
 	x.call.Interrupt(forward.ClientLeft)
+	_ = x.conn.SetWriteDeadline(past) // ends a write that it takes nothing of
 }
+
+var past = time.Unix(1, 0)
 
 // relay sets the answer's head and leaves the body to WriteTo.
 func (x *Exchange) relay(ctx *fasthttp.RequestCtx) {

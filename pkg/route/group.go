@@ -157,5 +157,17 @@ func (r *roster) pick(q *query, region string) (*Backend, PickErr) {
 	return nil, None
 }
 
+// pickResting enters an ejected backend that this request has not tried,
+// whether its time is over or not.
+func (r *roster) pickResting(q *query) *Backend {
+	for _, b := range r.all.resting {
+		if q.usable(b) && b.Enter() {
+			q.tried.Add(b)
+			return b
+		}
+	}
+	return nil
+}
+
 // uses reports whether b is in use.
 func (r *roster) uses(b *Backend) bool { return slices.Contains(r.all.backends, b) }

@@ -55,6 +55,10 @@ func TestNext(t *testing.T) {
 		{"an unhealthy one is not tried", "a", "m", func(b []*Backend) { b[3].SetHealthy(false) }, 2, "a c b"},
 		{"an ejected one is not tried", "a", "m", func(b []*Backend) { b[3].Failed(FailDial, noon) }, 2, "a c b"},
 		{"a full one is passed over", "a", "m", func(b []*Backend) { b[3].MaxInFlight = 1; b[3].Enter() }, 2, "a c b"},
+		{"an ejected one is tried before one that failed just now", "a", "zzz", func(b []*Backend) {
+			b[1].Failed(FailDial, noon)
+			b[2].Failed(FailDial, noon)
+		}, 3, "a d b c"},
 		{"with the others full, the first again", "a", "m", func(b []*Backend) {
 			for _, b := range b[1:] {
 				b.MaxInFlight = 1

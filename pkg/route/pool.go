@@ -32,10 +32,11 @@ func (p *Pool) Pick(now time.Time, region string, tried *Tried) (*Backend, PickE
 
 // Next chooses for an attempt after a failure. first is the backend of the
 // first attempt, model the name sent upstream. When a fallback entry holds for
-// them, its order comes first; what is left of the pool follows by strategy.
-// When no other backend is to be had, one that was tried is chosen again, the
-// last one only if there is no other, and repeat is true: the caller then waits
-// before it sends. The backend returned is entered.
+// them, its order comes first; what is left of the pool follows by strategy,
+// and then those that are ejected, which is better than to ask again who failed
+// just now. When no other backend is to be had, one that was tried is chosen
+// again, the last one only if there is no other, and repeat is true: the caller
+// then waits before it sends. The backend returned is entered.
 func (p *Pool) Next(now time.Time, region string, first *Backend, model string, tried *Tried) (b *Backend, repeat bool, err PickErr) {
 	q := query{strategy: p.strategy, now: now, ns: now.UnixNano(), tried: tried}
 	v := p.current()
@@ -43,6 +44,9 @@ func (p *Pool) Next(now time.Time, region string, first *Backend, model string, 
 		return b, false, Picked
 	}
 	if b, err = v.pick(&q, region); err == Picked {
+		return b, false, Picked
+	}
+	if b := v.pickResting(&q); b != nil {
 		return b, false, Picked
 	}
 	q.again = true

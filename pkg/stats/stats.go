@@ -134,13 +134,14 @@ func (s *Set) CounterFunc(name string, f func() int64) {
 func (s *Set) Drop(name string) { s.set.UnregisterMetric(name) }
 
 // WritePrometheus writes the page that VictoriaMetrics and Prometheus scrape:
-// this set, then Go's runtime and the process.
+// this set, then Go's runtime, the process and its descriptors.
 func (s *Set) WritePrometheus(w io.Writer) {
 	for _, update := range s.mirrors {
 		update()
 	}
 	s.set.WritePrometheus(w)
 	metrics.WriteProcessMetrics(w)
+	metrics.WriteFDMetrics(w)
 }
 
 // Backend is what is counted for one backend.
