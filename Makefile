@@ -1,0 +1,73 @@
+# Everything this repository can be asked to do. `make help` lists it.
+SHELL       := bash
+.SHELLFLAGS := -o pipefail -ec
+
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+SOURCES  := bench cmd loadtest pkg scripts
+
+# Tools are built from source at these versions; go.mod stays free of them.
+GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+FUZZTIME ?= 30s
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: build
+build: ## bin/llmproxy and bin/mockvllm, static
+	$(GO_BUILD) -o bin/ ./cmd/...
+
+.PHONY: demo
+demo: build ## three engines, a gateway, a streamed chat, and a kill in mid-run
+	go run ./scripts/demo
+
+.PHONY: test
+test: deps vet ## all tests with the race detector; installs what they need
+	LLMPROXY_REQUIRE=1 go test -race -shuffle=on -timeout 15m ./...
+
+.PHONY: test-long
+test-long: deps ## the long forms of the whole-system tests, with their durations
+	@mkdir -p bin
+	LLMPROXY_REQUIRE=1 LLMPROXY_LONG=1 go test -v -race -count=1 -timeout 60m ./pkg/app/... | tee bin/test-long.log
+	@echo "Durations:"; grep -E '^--- ' bin/test-long.log
+
+.PHONY: deps
+deps: ## what the tests need: uvicorn, FastAPI, Redis, Node and its packages
+	@scripts/test-deps.sh
+
+.PHONY: vet
+vet: ## go vet, and every file as gofmt writes it
+	go vet ./...
+	@files=$$(gofmt -l $(SOURCES)); test -z "$$files" || { echo "not gofmt'd:" $$files >&2; exit 1; }
+
+.PHONY: lint
+lint: ## golangci-lint with the list in .golangci.yml
+	$(GOLANGCI) run ./...
+
+.PHONY: fmt
+fmt: ## formats every file as lint wants it
+	$(GOLANGCI) fmt ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (30s)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: ## benchmarks into bench/results, compared with the last committed run
+	@scripts/bench.sh
+
+.PHONY: check
+check: build ## every file of configs/ through `llmproxy check`
+	@for f in configs/*.yaml; do bin/llmproxy check -config $$f >bin/check.log 2>&1 || { cat bin/check.log >&2; exit 1; }; echo "$$f: ok"; done
+
+.PHONY: build-all
+build-all: ## release binaries of every platform into dist/
+	@for p in linux/amd64 linux/arm64 darwin/arm64; do \
+		GOOS=$${p%/*} GOARCH=$${p#*/} $(GO_BUILD) -o dist/llmproxy-$${p/\//-} ./cmd/llmproxy; echo dist/llmproxy-$${p/\//-}; done
+	@! grep -q -e ld-linux dist/llmproxy-linux-* || { echo "the linux binaries are not static" >&2; exit 1; }
+
+.PHONY: clean
+clean: ## removes what was built
+	rm -rf bin dist
