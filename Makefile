@@ -34,7 +34,7 @@ test-long: deps ## the long forms of the whole-system tests, with their duration
 	@echo "Durations:"; grep -E '^--- ' bin/test-long.log
 
 .PHONY: deps
-deps: ## what the tests need: uvicorn, FastAPI, Redis, Node and its packages
+deps: ## what the tests need: uvicorn, FastAPI, Node and its packages
 	@scripts/test-deps.sh
 
 .PHONY: vet

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is not there yet: a C compiler for the race
-# detector, uvicorn and FastAPI, Redis, Node 18 or later with npm, and the
-# packages of the Node tests. Debian and its children only; elsewhere it says
+# detector, uvicorn and FastAPI with what vLLM runs them on, Node 18 or later
+# with npm, and the packages of the Node tests. Debian and its children only; elsewhere it says
 # what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +18,8 @@ need libc6-dev sh -c 'echo "#include <stdlib.h>" | cc -E -'
 # Debian's packages, which its own python3 sees; another first in PATH may not.
 need python3-uvicorn /usr/bin/python3 -c 'import uvicorn'
 need python3-fastapi /usr/bin/python3 -c 'import fastapi'
-need redis-server sh -c 'command -v redis-server'
+need python3-httptools /usr/bin/python3 -c 'import httptools'
+need python3-uvloop /usr/bin/python3 -c 'import uvloop'
 need nodejs node18
 need npm sh -c 'command -v npm'
 
@@ -33,8 +34,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 	log=$(mktemp)
 	install() {
 		$sudo apt-get update -qq
-		# redis-server: for its binary; the service is not wanted.
-		$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}"
+		$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 	}
 	install >"$log" 2>&1 </dev/null || { cat "$log" >&2; exit 1; }
 	rm -f "$log"

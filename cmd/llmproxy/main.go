@@ -130,8 +130,7 @@ func serve(path string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	a, err := app.New(c, app.Options{Version: buildVersion(), GoVersion: runtime.Version(), Log: log})
-	var unsupported *app.UnsupportedError
-	if errors.As(err, &unsupported) {
+	if unsupported, ok := errors.AsType[*app.UnsupportedError](err); ok {
 		for _, s := range unsupported.Settings {
 			fmt.Fprintln(stderr, s)
 		}

@@ -15,7 +15,7 @@ import (
 // secrets. Errors of w are ignored.
 func (c *Config) Describe(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	defer t.Flush()
+	defer func() { _ = t.Flush() }()
 	row := func(cells ...string) { fmt.Fprintln(t, strings.TrimRight(strings.Join(cells, "\t"), "\t")) }
 	row("listen", c.Listen+" "+c.transport())
 	row("strategy", c.Strategy)

@@ -120,8 +120,10 @@ func TestFaultsOfRules(t *testing.T) {
 		{"two listeners on one address", "metrics: {listen: \":8000\"}", "metrics.listen: is the address of the main listener; leave it out to serve metrics there"},
 		{"metrics hide readiness", "metrics: {path: /readyz}", `metrics.path: "/readyz" is taken on the main listener`},
 		{"certificate without its key", "tls: {cert_file: fault.go}", "tls: needs both cert_file and key_file, or neither"},
-		{"missing certificate", "tls: {cert_file: absent.pem, key_file: absent.pem}",
-			"tls.cert_file: cannot read absent.pem: no such file or directory\nf.yaml:3: tls.key_file: cannot read absent.pem: no such file or directory"},
+		{
+			"missing certificate", "tls: {cert_file: absent.pem, key_file: absent.pem}",
+			"tls.cert_file: cannot read absent.pem: no such file or directory\nf.yaml:3: tls.key_file: cannot read absent.pem: no such file or directory",
+		},
 		{"no limit on the body", "server: {max_body_size: 0}", "server.max_body_size: must be at least 1 byte"},
 		{"strategy", "load_balance_strategy: least_conections", `load_balance_strategy: "least_conections" is not one of least_connections, round_robin, latency_based; did you mean "least_connections"?`},
 		{"log level", "log: {level: trace}", `log.level: "trace" is not one of debug, info, warn, error`},
@@ -188,18 +190,26 @@ func TestFaultsOfBackends(t *testing.T) {
 func TestFaultsOfFallback(t *testing.T) {
 	const three = "backends: [{url: http://gpu-1.internal:8000}, {url: http://gpu-2.internal:8000}]\nrouting:\n  fallback:\n"
 	for _, c := range []struct{ name, entry, want string }{
-		{"unknown primary never fails over", "{primary: http://gpu1.internal:8000, fallback: [http://gpu-2.internal:8000]}",
-			`primary: "http://gpu1.internal:8000" is not among the backends; did you mean "http://gpu-1.internal:8000"?`},
-		{"unknown next", "{primary: http://gpu-1.internal:8000, fallback: [http://gpu-2.internal:800]}",
-			`fallback[0]: "http://gpu-2.internal:800" is not among the backends; did you mean "http://gpu-2.internal:8000"?`},
+		{
+			"unknown primary never fails over", "{primary: http://gpu1.internal:8000, fallback: [http://gpu-2.internal:8000]}",
+			`primary: "http://gpu1.internal:8000" is not among the backends; did you mean "http://gpu-1.internal:8000"?`,
+		},
+		{
+			"unknown next", "{primary: http://gpu-1.internal:8000, fallback: [http://gpu-2.internal:800]}",
+			`fallback[0]: "http://gpu-2.internal:800" is not among the backends; did you mean "http://gpu-2.internal:8000"?`,
+		},
 		{"nothing near", "{primary: http://gpu-1.internal:8000, fallback: [http://x]}", `fallback[0]: "http://x" is not among the backends`},
 		{"falls back to itself", "{primary: http://gpu-1.internal:8000, fallback: [http://gpu-1.internal:8000/]}", "fallback[0]: is the primary itself"},
-		{"named twice", "{primary: http://gpu-1.internal:8000, fallback: [http://gpu-2.internal:8000, http://gpu-2.internal:8000]}",
-			"fallback[1]: the same URL as routing.fallback[0].fallback[0]"},
+		{
+			"named twice", "{primary: http://gpu-1.internal:8000, fallback: [http://gpu-2.internal:8000, http://gpu-2.internal:8000]}",
+			"fallback[1]: the same URL as routing.fallback[0].fallback[0]",
+		},
 		{"no next", "{primary: http://gpu-1.internal:8000}", "fallback: must name at least one backend"},
 		{"no primary", "{fallback: [http://gpu-2.internal:8000]}", "primary: must be set"},
-		{"password is shown", "{primary: \"http://u:hunter2@gpu-1.internal:8000\", fallback: [http://gpu-2.internal:8000]}",
-			`primary: the URL is not among the backends; did you mean "http://gpu-1.internal:8000"?`},
+		{
+			"password is shown", "{primary: \"http://u:hunter2@gpu-1.internal:8000\", fallback: [http://gpu-2.internal:8000]}",
+			`primary: the URL is not among the backends; did you mean "http://gpu-1.internal:8000"?`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			faults(t, three+"    - "+c.entry+"\n", nil, "f.yaml:4: routing.fallback[0]."+c.want)

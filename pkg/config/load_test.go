@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -238,8 +239,10 @@ func TestPending(t *testing.T) {
 		{"keys imply auth", "api_keys: [{key: k}]", []string{"f.yaml:3: api_keys: " + auth}},
 		{"auth", "auth: {enabled: true}", []string{"f.yaml:3: auth.enabled: " + auth}},
 		{"off is off", "auth: {enabled: false}\napi_keys: [{key: k}]\nrate_limit: {enabled: false, global: {burst_size: 1}}", nil},
-		{"all", "rate_limit: {enabled: true}\nusage_hook: {enabled: true, url: http://a}",
-			[]string{"f.yaml:3: rate_limit.enabled: " + limit, "f.yaml:4: usage_hook.enabled: " + hook}},
+		{
+			"all", "rate_limit: {enabled: true}\nusage_hook: {enabled: true, url: http://a}",
+			[]string{"f.yaml:3: rate_limit.enabled: " + limit, "f.yaml:4: usage_hook.enabled: " + hook},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := parse(t, good+c.text+"\n").Pending(); !slices.Equal(got, c.want) {
@@ -292,8 +295,17 @@ func TestMatches(t *testing.T) {
 		pattern, name string
 		want          bool
 	}{
-		{"a", "a", true}, {"a", "ab", false}, {"a*", "a", true}, {"a*", "a/b", true}, {"*b", "aabab", true},
-		{"*b", "ba", false}, {"a?c", "a界c", true}, {"?", "", false}, {"**", "", true}, {"", "", true}, {"", "a", false},
+		{"a", "a", true},
+		{"a", "ab", false},
+		{"a*", "a", true},
+		{"a*", "a/b", true},
+		{"*b", "aabab", true},
+		{"*b", "ba", false},
+		{"a?c", "a界c", true},
+		{"?", "", false},
+		{"**", "", true},
+		{"", "", true},
+		{"", "a", false},
 	} {
 		if got := matches(c.pattern, c.name); got != c.want {
 			t.Errorf("matches(%q, %q) = %v", c.pattern, c.name, got)
@@ -315,7 +327,8 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte, variable string) {
 		c, err := Parse("f.yaml", text, []string{variable})
 		if err != nil {
-			e, ok := err.(*Error)
+			e := &Error{}
+			ok := errors.As(err, &e)
 			if !ok || len(e.Faults) == 0 || c != nil {
 				t.Fatalf("%T %v, %v", err, err, c)
 			}

@@ -51,8 +51,13 @@ type Size int64
 // sizeUnits is ordered so that String finds the largest binary unit first.
 func sizeUnits() []sizeUnit {
 	return []sizeUnit{
-		{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10},
-		{"GB", 1e9}, {"MB", 1e6}, {"KB", 1e3}, {"B", 1},
+		{"GiB", 1 << 30},
+		{"MiB", 1 << 20},
+		{"KiB", 1 << 10},
+		{"GB", 1e9},
+		{"MB", 1e6},
+		{"KB", 1e3},
+		{"B", 1},
 	}
 }
 

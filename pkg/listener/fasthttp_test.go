@@ -25,8 +25,10 @@ func TestUnderFasthttp(t *testing.T) {
 		listen func(*testing.T) (*Listener, dialer)
 		tls    bool
 	}{
-		{"TCP", dialTCP, false}, {"TLS", dialTCP, true},
-		{"in memory", dialMemory, false}, {"TLS in memory", dialMemory, true},
+		{"TCP", dialTCP, false},
+		{"TLS", dialTCP, true},
+		{"in memory", dialMemory, false},
+		{"TLS in memory", dialMemory, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.name == "TLS" && !seesBehindBytes {

@@ -45,7 +45,7 @@ func TestReadEqualsBareConn(t *testing.T) {
 				p := make([]byte, test.size())
 				n, err := server.Read(p)
 				got = append(got, p[:n]...)
-				if err == io.EOF {
+				if errors.Is(err, io.EOF) {
 					break
 				}
 				if err != nil {
@@ -84,7 +84,7 @@ func TestFirstReadFails(t *testing.T) {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
 			var ne net.Error
-			if err != io.EOF && !errors.As(err, &ne) {
+			if !errors.Is(err, io.EOF) && !errors.As(err, &ne) {
 				t.Errorf("%T is no net.Error", err)
 			}
 		})

@@ -2,6 +2,7 @@ package mockvllm
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -83,8 +84,6 @@ func (e *Engine) adminFault(w http.ResponseWriter, r *http.Request) {
 // FaultNames tells every fault an engine knows and what its argument means.
 func FaultNames() map[string]string {
 	out := make(map[string]string, len(faultNames))
-	for name, about := range faultNames {
-		out[name] = about
-	}
+	maps.Copy(out, faultNames)
 	return out
 }

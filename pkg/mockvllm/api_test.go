@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -278,7 +279,7 @@ func TestShutdown(t *testing.T) {
 	if got, _ := io.ReadAll(busy); !strings.HasSuffix(string(got), "data: [DONE]\n\n\r\n0\r\n\r\n") {
 		t.Errorf("cut off: %q", got)
 	}
-	if _, err := idle.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("idle connection: %v", err)
 	}
 	work.Wait()
@@ -291,7 +292,7 @@ func TestShutdownDeadline(t *testing.T) {
 	await(t, e, "hanging", func(r Entry) bool { return r.Fault == "hang" })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := e.Shutdown(ctx); err != context.Canceled {
+	if err := e.Shutdown(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 	if r := e.Ledger()[0]; r.State != StateAborted {

@@ -71,13 +71,13 @@ func (c *conn) one(req *http.Request) bool {
 	}
 	// From here on the connection is read only to see it end. A byte of a
 	// pipelined request hides the end, as it does in uvicorn.
-	next := make(chan error, 1)
+	next := make(chan bool, 1) // whether there is one
 	go func() {
 		_, err := c.br.Peek(1)
 		if err != nil {
 			cancel()
 		}
-		next <- err
+		next <- err == nil
 	}()
 	x.serve()
 	if x.wire.closing || c.e.draining.Load() {
@@ -87,9 +87,10 @@ func (c *conn) one(req *http.Request) bool {
 	}
 	c.busy.Store(false)
 	idle := time.AfterFunc(c.e.opt.KeepAlive, func() { _ = c.nc.Close() })
-	err := <-next
-	idle.Stop()
-	return err == nil
+	more := <-next
+	// A timer that has fired closes the connection, now or in a moment: what
+	// has just arrived is not answered then, as in uvicorn.
+	return idle.Stop() && more
 }
 
 // badRequest is uvicorn's answer to what is not HTTP.

@@ -33,8 +33,10 @@ func TestGolden(t *testing.T) {
 		{"vllm-chat-stream-reasoning-logprobs", chatPath, chatBody(`"stream":true,"mock_reasoning":1,"max_tokens":2,"logprobs":true`), vllm},
 		{"vllm-chat-cached-tokens", chatPath, chatBody(`"max_tokens":1`), Options{PromptTokenDetails: true, RequestIDHeaders: true}},
 		{"vllm-completion-n2-echo", "/v1/completions", `{"prompt":["ab","cd"],"n":2,"echo":true,"max_tokens":2,"logprobs":1}`, vllm},
-		{"vllm-completion-stream-tokens", "/v1/completions",
-			`{"prompt":[[1,2],[3]],"stream":true,"max_tokens":2,"stream_options":{"continuous_usage_stats":true}}`, vllm},
+		{
+			"vllm-completion-stream-tokens", "/v1/completions",
+			`{"prompt":[[1,2],[3]],"stream":true,"max_tokens":2,"stream_options":{"continuous_usage_stats":true}}`, vllm,
+		},
 		{"vllm-embeddings", "/v1/embeddings", `{"input":["a","b"],"dimensions":2}`, vllm},
 		{"vllm-embeddings-base64", "/v1/embeddings", `{"input":"a","dimensions":2,"encoding_format":"base64"}`, vllm},
 		{"vllm-unknown-model", chatPath, `{"model":"x","messages":[{"role":"user","content":"hello"}]}`, vllm},

@@ -3,6 +3,7 @@ package mockvllm
 import (
 	"container/list"
 	"hash/maphash"
+	"slices"
 )
 
 // blockTokens is the size of a KV block, vLLM's default.
@@ -56,12 +57,12 @@ func (p *prefixCache) match(hashes []uint64) int {
 // add makes blocks the most recent ones, the first block most of all: a prefix
 // without its beginning is worth nothing, so its end must be evicted first.
 func (p *prefixCache) add(hashes []uint64) {
-	for i := len(hashes) - 1; i >= 0; i-- {
-		if el := p.at[hashes[i]]; el != nil {
+	for _, hashe := range slices.Backward(hashes) {
+		if el := p.at[hashe]; el != nil {
 			p.order.MoveToFront(el)
 			continue
 		}
-		p.at[hashes[i]] = p.order.PushFront(hashes[i])
+		p.at[hashe] = p.order.PushFront(hashe)
 	}
 	for p.order.Len() > p.capacity {
 		last := p.order.Back()

@@ -119,8 +119,10 @@ func (x *call) tgiOverloadEvent() error {
 func (x *call) tgiOpen() (*sse, error) {
 	h := tgiHead(200, "text/event-stream")
 	h.extra = append([][2]string{
-		{"cache-control", "no-cache"}, {"x-compute-type", "cpu"},
-		{"x-compute-characters", strconv.Itoa(len(x.body))}, {"x-accel-buffering", "no"},
+		{"cache-control", "no-cache"},
+		{"x-compute-type", "cpu"},
+		{"x-compute-characters", strconv.Itoa(len(x.body))},
+		{"x-accel-buffering", "no"},
 	}, h.extra...)
 	return x.open("data:", h)
 }
@@ -134,9 +136,13 @@ func (g *generation) tgiTimes(h *head) {
 		{"x-compute-type", "cpu"},
 		{"x-compute-time", strconv.FormatFloat(total.Seconds(), 'f', -1, 64)},
 		{"x-compute-characters", strconv.Itoa(len(g.x.body))},
-		{"x-total-time", ms(total)}, {"x-validation-time", "0"}, {"x-queue-time", ms(queued)},
-		{"x-inference-time", ms(run)}, {"x-time-per-token", ms(run / time.Duration(max(1, g.tokens())))},
-		{"x-prompt-tokens", strconv.Itoa(g.promptTokens())}, {"x-generated-tokens", strconv.Itoa(g.tokens())},
+		{"x-total-time", ms(total)},
+		{"x-validation-time", "0"},
+		{"x-queue-time", ms(queued)},
+		{"x-inference-time", ms(run)},
+		{"x-time-per-token", ms(run / time.Duration(max(1, g.tokens())))},
+		{"x-prompt-tokens", strconv.Itoa(g.promptTokens())},
+		{"x-generated-tokens", strconv.Itoa(g.tokens())},
 	}, h.extra...)
 }
 

@@ -100,21 +100,42 @@ func TestEngineError(t *testing.T) {
 		want   Error
 		asIs   bool
 	}{
-		"vLLM, int code": {404, `{"error":{"message":"The model x does not exist.","type":"NotFoundError","param":"model","code":404}}`,
-			Error{Message: "The model x does not exist.", Type: "NotFoundError", Param: "model"}, true},
-		"vLLM Rust, string code": {404, `{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"model_not_found"}}`,
-			Error{Message: "m", Type: "invalid_request_error", Code: "model_not_found"}, true},
-		"SGLang and old vLLM, flat": {400, `{"object":"error","message":"too long","type":"BadRequestError","param":null,"code":400}`,
-			Error{Message: "too long", Type: "BadRequestError"}, false},
+		"vLLM, int code": {
+			404, `{"error":{"message":"The model x does not exist.","type":"NotFoundError","param":"model","code":404}}`,
+			Error{Message: "The model x does not exist.", Type: "NotFoundError", Param: "model"},
+			true,
+		},
+		"vLLM Rust, string code": {
+			404, `{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"model_not_found"}}`,
+			Error{Message: "m", Type: "invalid_request_error", Code: "model_not_found"},
+			true,
+		},
+		"SGLang and old vLLM, flat": {
+			400, `{"object":"error","message":"too long","type":"BadRequestError","param":null,"code":400}`,
+			Error{Message: "too long", Type: "BadRequestError"},
+			false,
+		},
 		"vLLM's 401": {401, `{"error":"Unauthorized"}`, Error{Message: "Unauthorized", Type: "invalid_request_error"}, false},
-		"vLLM scaling": {503, `{"error":"The model is currently scaling. Please try again later."}`,
-			Error{Message: "The model is currently scaling. Please try again later.", Type: "server_error"}, false},
-		"TGI": {429, `{"error":"Model is overloaded","error_type":"overloaded"}`,
-			Error{Message: "Model is overloaded", Type: "rate_limit_error", Code: "overloaded"}, false},
-		"Anthropic": {400, `{"type":"error","error":{"type":"invalid_request_error","message":"m"}}`,
-			Error{Message: "m", Type: "invalid_request_error"}, true},
-		"llama.cpp loading": {503, `{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}`,
-			Error{Message: "Loading model", Type: "unavailable_error"}, true},
+		"vLLM scaling": {
+			503, `{"error":"The model is currently scaling. Please try again later."}`,
+			Error{Message: "The model is currently scaling. Please try again later.", Type: "server_error"},
+			false,
+		},
+		"TGI": {
+			429, `{"error":"Model is overloaded","error_type":"overloaded"}`,
+			Error{Message: "Model is overloaded", Type: "rate_limit_error", Code: "overloaded"},
+			false,
+		},
+		"Anthropic": {
+			400, `{"type":"error","error":{"type":"invalid_request_error","message":"m"}}`,
+			Error{Message: "m", Type: "invalid_request_error"},
+			true,
+		},
+		"llama.cpp loading": {
+			503, `{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}`,
+			Error{Message: "Loading model", Type: "unavailable_error"},
+			true,
+		},
 		"FastAPI's own":         {404, `{"detail":"Not Found"}`, Error{Message: "Not Found", Type: "invalid_request_error"}, false},
 		"FastAPI's list":        {422, `{"detail":[{"msg":"x"}]}`, Error{Message: `[{"msg":"x"}]`, Type: "invalid_request_error"}, false},
 		"nothing":               {500, "", Error{Message: "The inference server answered with status 500.", Type: "server_error"}, false},

@@ -1,6 +1,9 @@
 package openai
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // Events watches a stream of server-sent events in passing. The zero value is at
 // the beginning of a stream. However the bytes are cut, the result is the same.
@@ -129,7 +132,7 @@ func FirstEvent(p []byte) (kind FirstKind, data []byte) {
 		case what == lineErrorName:
 			failed = true
 		case what == lineData && data == nil:
-			data = value[:len(value):len(value)]
+			data = slices.Clip(value)
 		case what == lineData:
 			data = append(append(data, '\n'), value...)
 		case what == lineBlank && data != nil:

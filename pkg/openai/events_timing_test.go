@@ -25,7 +25,7 @@ func BenchmarkScan(b *testing.B) {
 	run("later events in two", func() { cut.Scan(chunk[:100]); cut.Scan(chunk[100:]) })
 	run("role chunk and first token", func() { first.Reset(); first.Scan([]byte(roleChunk)); first.Scan(chunk) })
 	run("bare search", func() {
-		if bytes.Index(chunk, []byte("\n\n")) < 0 {
+		if !bytes.Contains(chunk, []byte("\n\n")) {
 			b.Fatal("no end")
 		}
 	})

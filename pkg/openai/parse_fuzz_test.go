@@ -37,7 +37,7 @@ func readOracle(body []byte) (o oracle, err error) {
 			isName = kind == jsontext.KindBeginObject && n%2 == 0
 		}
 		tok, err := d.ReadToken()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return o, nil
 		}
 		if err != nil {

@@ -13,7 +13,10 @@
 // go by the view before.
 package route
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Strategy is how a pool chooses among its backends in use.
 type Strategy int
@@ -93,17 +96,10 @@ func (t *Tried) Has(b *Backend) bool {
 		return false
 	}
 	index := int32(b.Index)
-	for _, i := range t.first[:min(t.n, len(t.first))] {
-		if i == index {
-			return true
-		}
+	if slices.Contains(t.first[:min(t.n, len(t.first))], index) {
+		return true
 	}
-	for _, i := range t.more {
-		if i == index {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(t.more, index)
 }
 
 // Add puts b into the set.
