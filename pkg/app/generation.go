@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -273,19 +274,10 @@ func (g *generation) retire(a *App, next *generation) {
 // closeNew ends the engines that the old generation does not have.
 func (g *generation) closeNew(old *generation) {
 	for _, e := range g.engines {
-		if old == nil || !has(old.engines, e) {
+		if old == nil || !slices.Contains(old.engines, e) {
 			e.close()
 		}
 	}
-}
-
-func has(engines []*engine, e *engine) bool {
-	for _, o := range engines {
-		if o == e {
-			return true
-		}
-	}
-	return false
 }
 
 func (g *generation) close() {

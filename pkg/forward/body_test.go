@@ -71,7 +71,7 @@ func TestFraming(t *testing.T) {
 			}
 			_, f, _ := unframe(w.length, w.in, 3)
 			whole := w.done || w.length == toClose
-			if err := f.end(); w.err == nil && (err == io.EOF) != whole {
+			if err := f.end(); w.err == nil && errors.Is(err, io.EOF) != whole {
 				t.Errorf("the connection's end is %v", err)
 			}
 		})

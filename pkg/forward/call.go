@@ -67,6 +67,7 @@ type Call struct {
 	opened   bool            // Open succeeded
 	dirty    bool            // the connection must not be used again
 	sends    int             // requests written, replays included
+	picked   time.Time       // when the attempt's backend was chosen
 	sent     time.Time       // when the attempt began
 	deadline time.Time       // timeouts.total; zero for none
 	idle     time.Duration   // timeouts.between_chunks
@@ -311,7 +312,7 @@ func (c *Call) gather() error {
 		p = c.first
 	}
 	c.held = p
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	return err
@@ -322,6 +323,9 @@ func (c *Call) gather() error {
 func (c *Call) Close() {
 	if c.opened {
 		c.opened = false
+		if c.Outcome == stats.OK && c.Events.Failed {
+			c.Outcome = stats.Broken // in the engine's own words
+		}
 		c.up.stats.Attempts[c.Outcome].Inc()
 	}
 	c.dropBuffer()
@@ -371,7 +375,7 @@ func (c *Call) Relay(w io.Writer) error {
 		var err error
 		c.limit(c.idle)
 		p, err = c.read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			c.upstreamDone()
 			c.Outcome = stats.OK
 			return nil

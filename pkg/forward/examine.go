@@ -136,7 +136,7 @@ func (f *Forwarder) examineError(c *Call) *Failure {
 	err, asIs := openai.EngineError(status, body)
 	fail := &Failure{Err: err, outcome: stats.OK, retryAfter: c.retryAfter()}
 	if asIs || (c.Native && len(body) > 0) {
-		fail.Body = bytes.Clone(body)
+		fail.Body, fail.ContentType = bytes.Clone(body), bytes.Clone(c.head.contentType)
 	}
 	if err.RetryAfter == 0 {
 		err.RetryAfter = fail.retryAfter
@@ -170,12 +170,15 @@ func queueFull(message string) bool {
 // eventFailure is a stream whose first event is an error: it becomes the
 // status that the engine should have sent.
 func eventFailure(data []byte) *Failure {
-	err := openai.EventError(data)
+	err, asIs := openai.EventError(data)
 	fail := &Failure{Err: err, outcome: stats.OK}
+	if asIs {
+		fail.Body = bytes.Clone(data)
+	}
 	switch {
 	case err.Status == 429, err.Status == 503 && queueFull(err.Message):
 		fail.outcome, fail.retry = stats.Overloaded, budget
-	case err.Status >= 500:
+	case err.Status >= 500, err.Status == 424: // TGI's "failed during generation"
 		fail.outcome, fail.retry = stats.ServerError, budget
 	}
 	return fail

@@ -43,9 +43,9 @@ type Forwarder struct {
 // Failure is a request that got no answer from any backend.
 type Failure struct {
 	Err *openai.Error
-	// Body is the engine's own error object, to be passed on as it is; nil
-	// when the client is to get Err.
-	Body []byte
+	// Body is the engine's own error, to be passed on as it is; nil when the
+	// client is to get Err. ContentType is its type, JSON when empty.
+	Body, ContentType []byte
 
 	outcome    stats.Outcome
 	retry      retry
@@ -69,7 +69,8 @@ func (f *Forwarder) Open(c *Call) *Failure {
 		c.deadline = c.Start.Add(f.Timeouts.Total)
 	}
 	c.idle = f.Timeouts.BetweenChunks
-	b, perr := c.Pool.Pick(time.Now(), c.Region, &c.tried)
+	c.picked = time.Now()
+	b, perr := c.Pool.Pick(c.picked, c.Region, &c.tried)
 	if perr != route.Picked {
 		return unavailable(perr, c)
 	}
@@ -86,7 +87,8 @@ func (f *Forwarder) Open(c *Call) *Failure {
 		if !f.again(c, fail, &replayed) {
 			return worst
 		}
-		next, repeat, perr := c.Pool.Next(time.Now(), c.Region, first, c.Model, &c.tried)
+		c.picked = time.Now()
+		next, repeat, perr := c.Pool.Next(c.picked, c.Region, first, c.Model, &c.tried)
 		if perr != route.Picked {
 			return worst
 		}
@@ -144,7 +146,7 @@ func (f *Forwarder) try(c *Call, b *route.Backend) *Failure {
 	c.sent = time.Now()
 	u := f.Upstreams[b.Index]
 	err := f.attempt(c, u, false)
-	if err == errReusedLost && c.Interrupted() == None {
+	if errors.Is(err, errReusedLost) && c.Interrupted() == None {
 		err = f.attempt(c, u, true) // the engine closed an idle connection as we wrote on it
 	}
 	var fail *Failure

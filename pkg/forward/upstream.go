@@ -50,9 +50,10 @@ type Upstream struct {
 	prefix string // the path before the endpoint's
 	closed atomic.Bool
 
-	mu     sync.Mutex // guards dialed and the list of calls
-	dialed []net.Conn // connections on their way into the pool
-	calls  *Call      // calls that have a connection of this upstream
+	mu        sync.Mutex // guards what follows
+	dialed    []net.Conn // connections on their way into the pool
+	calls     *Call      // calls that have a connection of this upstream
+	abandoned time.Time  // the last Abandon
 }
 
 var errNoIdle = errors.New("no idle connection")
@@ -204,11 +205,12 @@ func (u *Upstream) handOver(string) (net.Conn, error) {
 	return c, nil
 }
 
-// Abandon interrupts every request that is on this upstream: its engine is
-// known to be dead though its connections say nothing.
+// Abandon interrupts every request that is on this upstream, or on its way to
+// it: its engine is known to be dead though its connections say nothing.
 func (u *Upstream) Abandon() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.abandoned = time.Now()
 	for c := u.calls; c != nil; c = c.next {
 		c.Interrupt(BackendDead)
 	}
@@ -234,7 +236,11 @@ func (u *Upstream) enlist(c *Call) {
 		u.calls.prev = c
 	}
 	u.calls = c
+	missed := c.picked.Before(u.abandoned)
 	u.mu.Unlock()
+	if missed {
+		c.Interrupt(BackendDead)
+	}
 }
 
 func (u *Upstream) delist(c *Call) {

@@ -65,7 +65,7 @@ func (a *AccessLog) Close() {
 type record struct {
 	client          netip.Addr
 	clientRequestID string
-	path            string
+	method, path    string
 	model           string
 }
 
@@ -77,6 +77,7 @@ func (a *AccessLog) record(ctx *fasthttp.RequestCtx, v *View) *record {
 	return &record{
 		client:          clientIP(ctx, v.Trusted),
 		clientRequestID: string(id[:min(len(id), maxClientID)]),
+		method:          string(ctx.Method()),
 		path:            string(ctx.Path()),
 	}
 }
@@ -91,6 +92,7 @@ func (a *AccessLog) write(x *Exchange, now time.Time) {
 	b = append(b, `","client":"`...)
 	b = r.client.AppendTo(b)
 	b = appendJSON(append(b, `","client_request_id":`...), r.clientRequestID)
+	b = appendJSON(append(b, `,"method":`...), r.method)
 	b = appendJSON(append(b, `,"path":`...), r.path)
 	b = appendJSON(append(b, `,"model":`...), r.model)
 	backend := ""

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -27,8 +28,8 @@ func clientIP(ctx *fasthttp.RequestCtx, prefixes []netip.Prefix) netip.Addr {
 		return ip
 	}
 	lines := ctx.Request.Header.PeekAll(fasthttp.HeaderXForwardedFor)
-	for i := len(lines) - 1; i >= 0; i-- {
-		rest, more := string(lines[i]), true
+	for _, line := range slices.Backward(lines) {
+		rest, more := string(line), true
 		for more {
 			var last string
 			if cut := strings.LastIndexByte(rest, ','); cut >= 0 {

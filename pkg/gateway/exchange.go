@@ -54,15 +54,15 @@ func (x *Exchange) begin(ctx *fasthttp.RequestCtx, v *View, e *endpoint) {
 	x.view, x.endpoint = v, e
 	x.conn = listener.FromConn(ctx.Conn())
 	x.start = time.Now()
-	x.newID()
+	newID(&x.id)
 	if x.access = x.gateway.access.Load(); x.access != nil {
 		x.record = x.access.record(ctx, v)
 	}
 }
 
-// newID makes the request's id: random, so that it is nobody's to guess, and
+// newID makes a request's id: random, so that it is nobody's to guess, and
 // long enough to be unique.
-func (x *Exchange) newID() {
+func newID(id *[32]byte) {
 	var b [16]byte
 	for i := 0; i < len(b); i += 8 {
 		r := rand.Uint64()
@@ -70,7 +70,7 @@ func (x *Exchange) newID() {
 			b[i+j] = byte(r >> (8 * j))
 		}
 	}
-	hex.Encode(x.id[:], b[:])
+	hex.Encode(id[:], b[:])
 }
 
 // maxHeaderKept is how large a header buffer is kept for the next request.
@@ -147,13 +147,17 @@ func (x *Exchange) fail(ctx *fasthttp.RequestCtx, fail *forward.Failure) {
 	}
 	if fail.Body != nil {
 		ctx.Response.SetBodyRaw(fail.Body)
+		if len(fail.ContentType) > 0 {
+			ctx.Response.Header.SetContentTypeBytes(fail.ContentType)
+		}
 	}
 }
 
-// refuse answers a request that has no exchange.
-func (g *Gateway) refuse(ctx *fasthttp.RequestCtx, e *endpoint, err *openai.Error) {
-	writeError(ctx, e, err)
-	g.nobody.Request(err.Status)
+// refuse answers a request that comes to no backend.
+func (g *Gateway) refuse(ctx *fasthttp.RequestCtx, err *openai.Error) {
+	x := g.accept(ctx, nil)
+	x.refuse(ctx, err)
+	x.finish()
 }
 
 func writeError(ctx *fasthttp.RequestCtx, e *endpoint, err *openai.Error) {
@@ -221,6 +225,9 @@ func (x *Exchange) relayUnframed(ctx *fasthttp.RequestCtx) {
 // account counts the finished request.
 func (x *Exchange) account(now time.Time) {
 	c, g := x.call, x.gateway
+	if x.status == 0 { // a panic, which rescue answers
+		x.status, x.complete = fasthttp.StatusInternalServerError, true
+	}
 	if x.gone() {
 		x.status = 499
 		phase := stats.Waiting

@@ -148,7 +148,7 @@ func (g *Gateway) expect(ctx *fasthttp.RequestCtx) int {
 		return fasthttp.StatusContinue
 	}
 	err := openai.BodyTooLarge(int64(limit))
-	g.refuse(ctx, nil, err)
+	g.refuse(ctx, err)
 	return err.Status
 }
 
@@ -162,11 +162,11 @@ func (g *Gateway) handler() fasthttp.RequestHandler {
 			g.mainMetrics(ctx, v)
 			return
 		}
-		g.refuse(ctx, nil, openai.NotFound(string(ctx.Method()), string(ctx.Request.URI().PathOriginal())))
+		g.refuse(ctx, openai.NotFound(string(ctx.Method()), string(ctx.Request.URI().PathOriginal())))
 	}
 	r.MethodNotAllowed = func(ctx *fasthttp.RequestCtx) {
 		allow := string(ctx.Response.Header.Peek(fasthttp.HeaderAllow))
-		g.refuse(ctx, nil, openai.MethodNotAllowed(string(ctx.Method()), string(ctx.Request.URI().PathOriginal())))
+		g.refuse(ctx, openai.MethodNotAllowed(string(ctx.Method()), string(ctx.Request.URI().PathOriginal())))
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, allow)
 	}
 	r.GlobalOPTIONS = func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(fasthttp.StatusNoContent) }
@@ -184,12 +184,12 @@ func (g *Gateway) handler() fasthttp.RequestHandler {
 		if g.draining.Load() {
 			ctx.SetConnectionClose()
 		}
-		if v := g.View(); v.CORS != nil && v.CORS.handle(ctx) {
-			return
-		}
 		if why := suspicious(&ctx.Request.Header); why != "" {
 			ctx.SetConnectionClose()
-			g.refuse(ctx, nil, openai.BadRequest("", why))
+			g.refuse(ctx, openai.BadRequest("", why))
+			return
+		}
+		if v := g.View(); v.CORS != nil && v.CORS.handle(ctx) {
 			return
 		}
 		r.Handler(ctx)
@@ -197,13 +197,13 @@ func (g *Gateway) handler() fasthttp.RequestHandler {
 }
 
 // rescue makes a panic cost one request. The exchange's own state is given
-// back by its deferred finish.
+// back, and counted, by its deferred finish.
 func (g *Gateway) rescue(ctx *fasthttp.RequestCtx) {
 	if p := recover(); p != nil {
 		g.panicked(p)
 		ctx.Response.Reset()
 		ctx.SetConnectionClose()
-		g.refuse(ctx, nil, openai.Internal())
+		writeError(ctx, nil, openai.Internal())
 	}
 }
 
@@ -218,7 +218,7 @@ func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {
 	if c := listener.FromConn(ctx.Conn()); c != nil {
 		c.Linger()
 	}
-	g.refuse(ctx, nil, malformedError(err, g.View().MaxBody))
+	g.refuse(ctx, malformedError(err, g.View().MaxBody))
 }
 
 func (g *Gateway) healthz(ctx *fasthttp.RequestCtx) { ctx.SetBodyString("ok\n") }
@@ -249,7 +249,7 @@ func (g *Gateway) mainMetrics(ctx *fasthttp.RequestCtx, v *View) {
 	h := &ctx.Request.Header
 	direct := len(h.PeekAll(fasthttp.HeaderXForwardedFor)) == 0 && len(h.PeekAll(fasthttp.HeaderForwarded)) == 0
 	if !v.MetricsPublic && !(direct && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast())) {
-		g.refuse(ctx, nil, openai.NotFound("GET", v.MetricsPath))
+		g.refuse(ctx, openai.NotFound("GET", v.MetricsPath))
 		return
 	}
 	g.Metrics(ctx)

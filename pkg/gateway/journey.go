@@ -12,6 +12,7 @@ import (
 	"github.com/llmproxy/llmproxy/pkg/listener"
 	"github.com/llmproxy/llmproxy/pkg/openai"
 	"github.com/llmproxy/llmproxy/pkg/route"
+	"github.com/llmproxy/llmproxy/pkg/stats"
 )
 
 // serve is the first half of the journey, up to the certainty of an answer:
@@ -56,8 +57,10 @@ func (x *Exchange) parse(ctx *fasthttp.RequestCtx) *openai.Error {
 		return openai.UnsupportedMedia()
 	}
 	err := x.request.Parse(ctx.Request.Body())
-	var bad *openai.SyntaxError
-	if errors.As(err, &bad) {
+	if err == nil {
+		return nil
+	}
+	if bad, ok := errors.AsType[*openai.SyntaxError](err); ok {
 		return openai.BadRequest(bad.Param, bad.Message)
 	}
 	return nil
@@ -98,8 +101,11 @@ func (x *Exchange) open(ctx *fasthttp.RequestCtx) *forward.Failure {
 		c.Interrupt(forward.ClientLeft)
 	}
 	fail := x.view.Forwarder.Open(c)
-	c.Body, c.Model, x.request.Model = nil, "", "" // they point into the body
-	ctx.Request.ResetBody()                        // nothing is sent again, and a stream may be long
+	// Nothing is sent again, and a stream may be long: what points into the
+	// body is let go with it.
+	c.Body, c.Model, x.request.Model = nil, "", ""
+	clear(x.parts[:])
+	ctx.Request.ResetBody()
 	return fail
 }
 
@@ -145,6 +151,7 @@ func (x *Exchange) WriteTo(w io.Writer) (n int64, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			x.gateway.panicked(p)
+			x.call.Outcome = stats.Broken
 			err = errPanicked
 		}
 	}()

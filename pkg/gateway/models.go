@@ -140,17 +140,20 @@ func (g *Gateway) oneModel(ctx *fasthttp.RequestCtx) {
 			return
 		}
 	}
-	g.refuse(ctx, nil, openai.ModelNotFound(id))
+	g.refuse(ctx, openai.ModelNotFound(id))
 }
 
 func (g *Gateway) writeJSON(ctx *fasthttp.RequestCtx, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		g.log.Error("BUG: cannot marshal", "error", err)
-		g.refuse(ctx, nil, openai.Internal())
+		g.refuse(ctx, openai.Internal())
 		return
 	}
+	x := g.accept(ctx, nil)
+	x.status, x.complete = fasthttp.StatusOK, true
+	x.setHeader(&ctx.Response.Header)
 	ctx.Response.Header.SetContentTypeBytes(contentJSON)
 	ctx.SetBody(b)
-	g.nobody.Request(fasthttp.StatusOK)
+	x.finish()
 }

@@ -45,18 +45,21 @@ func EngineError(status int, body []byte) (err *Error, asIs bool) {
 }
 
 // EventError reads the data of an error event, in a stream whose own status was
-// 200, and finds the status it should have had: by what the event says of queues
-// and overload first, as TGI's http_status_code is 422 even then, by its codes,
-// by its type; 502 if it tells none.
-func EventError(data []byte) *Error {
+// 200, and finds the status it should have had: by what the event says of queues,
+// overload and failed generation first, as TGI's http_status_code is 422 even
+// then, by its codes, by its type; 502 if it tells none.
+//
+// asIs tells that data is a body that an OpenAI client understands, with that
+// status: TGI's, which would contradict it, is none.
+func EventError(data []byte) (err *Error, asIs bool) {
 	f, ok := parseFailure(data)
 	if !ok {
-		return BadGateway()
+		return BadGateway(), false
 	}
-	err, _ := f.read()
+	err, asIs = f.read()
 	err.Status = f.status(err)
 	err.fill()
-	return err
+	return err, asIs && len(f.HTTPCode) == 0
 }
 
 // engineDeadTexts are what vLLM answers once its core has died and before its
@@ -140,6 +143,8 @@ func (f *failure) status(e *Error) int {
 		return http.StatusServiceUnavailable
 	case e.Code == "overloaded", strings.Contains(message, "overloaded"):
 		return http.StatusTooManyRequests
+	case strings.HasPrefix(message, "request failed during generation"), strings.HasPrefix(message, "incomplete generation"):
+		return http.StatusFailedDependency
 	}
 	for _, v := range [...]jsontext.Value{f.Code, f.HTTPCode} {
 		if n, err := strconv.Atoi(strings.Trim(string(v), `"`)); err == nil && n >= 400 && n <= 599 {

@@ -181,7 +181,7 @@ func TestEventError(t *testing.T) {
 		"not JSON":                      {`oops`, 502, BadGateway().Message},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := EventError([]byte(c.data)); err.Status != c.status || err.Message != c.message || err.Type == "" {
+			if err, _ := EventError([]byte(c.data)); err.Status != c.status || err.Message != c.message || err.Type == "" {
 				t.Errorf("got %+v", err)
 			}
 		})
@@ -225,7 +225,7 @@ func FuzzEngineError(f *testing.F) {
 		if !asIs || again.Message != err.Message {
 			t.Fatalf("%q: %+v became %+v", body, err, again)
 		}
-		if e := EventError(body); e.Status < 400 || e.Status > 599 || !stdjson.Valid(e.AppendTGI(nil)) {
+		if e, _ := EventError(body); e.Status < 400 || e.Status > 599 || !stdjson.Valid(e.AppendTGI(nil)) {
 			t.Fatalf("%q: %+v", body, e)
 		}
 	})

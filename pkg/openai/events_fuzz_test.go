@@ -134,7 +134,7 @@ func checkFirst(t *testing.T, p []byte) {
 		if !e.Failed {
 			t.Fatalf("%q: an error at first, none while passing", p)
 		}
-		if err := EventError(data); err.Status < 400 || !stdjson.Valid(err.Append(nil)) || !bytes.HasSuffix(err.AppendEvent(nil), []byte("}\n\n")) {
+		if err, _ := EventError(data); err.Status < 400 || !stdjson.Valid(err.Append(nil)) || !bytes.HasSuffix(err.AppendEvent(nil), []byte("}\n\n")) {
 			t.Fatalf("%q: %+v", p, err)
 		}
 	}
