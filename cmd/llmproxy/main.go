@@ -127,6 +127,7 @@ func serve(path string, stderr io.Writer) int {
 		log.Warn(w)
 	}
 	metrics.ExposeMetadata(true)
+	signal.Ignore(syscall.SIGPIPE) // a log reader that went away is no reason to stop
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	a, err := app.New(c, app.Options{Version: buildVersion(), GoVersion: runtime.Version(), Log: log})

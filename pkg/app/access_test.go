@@ -262,7 +262,7 @@ func TestAccessLog(t *testing.T) {
 				return json.Unmarshal([]byte(first), &line) == nil
 			})
 			want := map[string]any{
-				"client": "8.8.8.8", "client_request_id": "theirs", "path": "/v1/chat/completions", "model": w.model, "backend": w.backend,
+				"client": "8.8.8.8", "client_request_id": "theirs", "method": "POST", "path": "/v1/chat/completions", "model": w.model, "backend": w.backend,
 				"status": float64(w.status), "stream": w.stream, "attempts": w.attempts, "outcome": w.outcome,
 			}
 			for k, v := range want {
@@ -270,7 +270,7 @@ func TestAccessLog(t *testing.T) {
 					t.Errorf("%s is %v, want %v", k, line[k], v)
 				}
 			}
-			keys := []string{"attempts", "backend", "bytes", "client", "client_request_id", "duration_ms", "events", "model", "outcome", "path", "request_id", "status", "stream", "time"}
+			keys := []string{"attempts", "backend", "bytes", "client", "client_request_id", "duration_ms", "events", "method", "model", "outcome", "path", "request_id", "status", "stream", "time"}
 			if w.stream && w.status == 200 {
 				keys = append(keys, "ttft_ms")
 				if line["events"].(float64) < 2 || line["bytes"].(float64) != float64(len(body)) {

@@ -41,8 +41,10 @@ type App struct {
 	gateway  *gateway.Gateway
 	listener *listener.Listener
 	server   *fasthttp.Server
-	metrics  *fasthttp.Server // on a listener of its own, nil without
 	serving  sync.WaitGroup
+
+	metrics         *fasthttp.Server // on a listener of its own, nil without
+	metricsListener *listener.Listener
 
 	mu     sync.Mutex // one reload at a time
 	config *config.Config
@@ -86,6 +88,7 @@ func (a *App) listen(c *config.Config) error {
 		MaxConns:      c.Server.MaxConnections,
 		MaxConnsPerIP: c.Server.MaxConnectionsPerIP,
 		WriteTimeout:  time.Duration(c.Server.WriteTimeout),
+		UserTimeout:   userTimeout(time.Duration(c.Server.WriteTimeout)),
 		Logf:          func(format string, args ...any) { a.log.Warn(fmt.Sprintf(format, args...)) },
 	}
 	var err error
@@ -120,21 +123,31 @@ func (a *App) listen(c *config.Config) error {
 	return nil
 }
 
+// userTimeout is how long the kernel may wait for a client's acknowledgement.
+// It also ends a client that keeps its window shut, so it must not be shorter
+// than server.write_timeout.
+func userTimeout(write time.Duration) time.Duration {
+	if write == 0 {
+		return -1 // the kernel's own, a quarter of an hour
+	}
+	return max(write, 30*time.Second)
+}
+
 // listenMetrics gives the metrics their own port when the configuration names
 // one.
 func (a *App) listenMetrics(c *config.Config) error {
 	if !c.Metrics.Enabled || c.Metrics.Listen == "" {
 		return nil
 	}
-	ln, err := net.Listen("tcp", c.Metrics.Listen)
+	ln, err := listener.Listen("tcp", c.Metrics.Listen, listener.Options{WriteTimeout: scrapeTimeout})
 	if err != nil {
 		return fmt.Errorf("cannot listen on metrics.listen: %w", err)
 	}
 	path := c.Metrics.Path
 	a.metrics = &fasthttp.Server{
 		NoDefaultServerHeader: true,
-		ReadTimeout:           10 * time.Second,
-		WriteTimeout:          30 * time.Second,
+		ReadTimeout:           scrapeTimeout,
+		Logger:                slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 		Handler: func(ctx *fasthttp.RequestCtx) {
 			if string(ctx.Path()) != path {
 				ctx.Error("the metrics are at "+path+"\n", fasthttp.StatusNotFound)
@@ -143,9 +156,13 @@ func (a *App) listenMetrics(c *config.Config) error {
 			a.gateway.Metrics(ctx)
 		},
 	}
+	a.metricsListener = ln
 	a.serve(a.metrics, ln)
 	return nil
 }
+
+// scrapeTimeout is how long a scraper may be silent.
+const scrapeTimeout = 10 * time.Second
 
 // serve runs a server until its listener is closed.
 func (a *App) serve(s *fasthttp.Server, ln net.Listener) {
@@ -268,7 +285,7 @@ func (a *App) Close() {
 	stopping.Wait()
 	_ = a.listener.Close() // in case Serve had not begun
 	if a.metrics != nil {
-		_ = a.metrics.Shutdown() // a scrape cut short is no loss
+		_ = a.metricsListener.Close() // a scrape cut short is no loss
 	}
 	a.serving.Wait()
 	a.now.close()
@@ -281,7 +298,7 @@ func (a *App) Close() {
 
 // interruptGrace is how long interrupted requests have to say so to their
 // clients.
-const interruptGrace = 5 * time.Second
+const interruptGrace = 2 * time.Second
 
 // drained waits until no client connection is open; false when d was not
 // enough, 0 waits for ever.

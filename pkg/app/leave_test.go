@@ -28,26 +28,46 @@ type stay struct {
 const slowToken = 5 * time.Millisecond
 
 var stays = []stay{
-	{name: "no header", stream: `"mock_fault":"hang"`, whole: `"mock_fault":"hang"`,
-		there: func(r *mockvllm.Entry) bool { return r.Fault != "" }},
-	{name: "slow header", stream: `"mock_fault":"slow-headers=1h"`, whole: `"mock_fault":"slow-headers=1h"`,
-		there: func(r *mockvllm.Entry) bool { return r.Fault != "" }},
-	{name: "header, no event", stream: `"mock_fault":"slow-first-token=1h"`, whole: "-",
-		there: func(r *mockvllm.Entry) bool { return r.Status == 200 }},
-	{name: "comment, no event", stream: `"mock_fault":"comment","mock_prefill_ms":3600000`, whole: "-",
-		there: func(r *mockvllm.Entry) bool { return r.State == mockvllm.StatePrefill && r.Status == 200 }},
-	{name: "queued", engine: mockvllm.Options{MaxNumSeqs: 1}, full: true,
-		there: func(r *mockvllm.Entry) bool { return r.PromptTokens > 0 }},
-	{name: "prefill", stream: `"mock_prefill_ms":3600000`, whole: `"mock_prefill_ms":3600000`,
-		there: func(r *mockvllm.Entry) bool { return r.State == mockvllm.StatePrefill }},
-	{name: "first event", engine: mockvllm.Options{StepBase: slowToken}, tokens: 3000, whole: "-", read: 1,
-		there: func(r *mockvllm.Entry) bool { return r.Events > 0 }},
-	{name: "between tokens", engine: mockvllm.Options{StepBase: slowToken}, tokens: 3000, read: 700,
-		there: func(r *mockvllm.Entry) bool { return r.State == mockvllm.StateDecode }},
-	{name: "tokens at full speed", tokens: 20000, whole: "-", read: 16 << 10,
-		there: func(r *mockvllm.Entry) bool { return r.Events > 0 }},
-	{name: "silence in mid-answer", tokens: 8, stream: `"mock_fault":"stall=3"`, whole: `"mock_fault":"stall"`,
-		there: func(r *mockvllm.Entry) bool { return r.Status == 200 && (r.Events == 3 || !r.Stream) }},
+	{
+		name: "no header", stream: `"mock_fault":"hang"`, whole: `"mock_fault":"hang"`,
+		there: func(r *mockvllm.Entry) bool { return r.Fault != "" },
+	},
+	{
+		name: "slow header", stream: `"mock_fault":"slow-headers=1h"`, whole: `"mock_fault":"slow-headers=1h"`,
+		there: func(r *mockvllm.Entry) bool { return r.Fault != "" },
+	},
+	{
+		name: "header, no event", stream: `"mock_fault":"slow-first-token=1h"`, whole: "-",
+		there: func(r *mockvllm.Entry) bool { return r.Status == 200 },
+	},
+	{
+		name: "comment, no event", stream: `"mock_fault":"comment","mock_prefill_ms":3600000`, whole: "-",
+		there: func(r *mockvllm.Entry) bool { return r.State == mockvllm.StatePrefill && r.Status == 200 },
+	},
+	{
+		name: "queued", engine: mockvllm.Options{MaxNumSeqs: 1}, full: true,
+		there: func(r *mockvllm.Entry) bool { return r.PromptTokens > 0 },
+	},
+	{
+		name: "prefill", stream: `"mock_prefill_ms":3600000`, whole: `"mock_prefill_ms":3600000`,
+		there: func(r *mockvllm.Entry) bool { return r.State == mockvllm.StatePrefill },
+	},
+	{
+		name: "first event", engine: mockvllm.Options{StepBase: slowToken}, tokens: 3000, whole: "-", read: 1,
+		there: func(r *mockvllm.Entry) bool { return r.Events > 0 },
+	},
+	{
+		name: "between tokens", engine: mockvllm.Options{StepBase: slowToken}, tokens: 3000, read: 700,
+		there: func(r *mockvllm.Entry) bool { return r.State == mockvllm.StateDecode },
+	},
+	{
+		name: "tokens at full speed", tokens: 20000, whole: "-", read: 16 << 10,
+		there: func(r *mockvllm.Entry) bool { return r.Events > 0 },
+	},
+	{
+		name: "silence in mid-answer", tokens: 8, stream: `"mock_fault":"stall=3"`, whole: `"mock_fault":"stall"`,
+		there: func(r *mockvllm.Entry) bool { return r.Status == 200 && (r.Events == 3 || !r.Stream) },
+	},
 }
 
 // TestClientLeaves: the engine knows within milliseconds that nobody waits for

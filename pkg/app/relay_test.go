@@ -134,8 +134,10 @@ routing: {model_mapping: {qwen: Qwen/qwen-72b, "ünï\"code": Qwen/qwen-72b}}
 	}{
 		{"unknown fields", `{ "model":"plain" , ` + rest, "", "plain", 200},
 		{"a mapped name", `{ "model":"qwen" , ` + rest, `{ "model":"Qwen/qwen-72b" , ` + rest, "Qwen/qwen-72b", 200},
-		{"a mapped name, last and spaced", strings.TrimSuffix(`{`+rest, " }") + `, "model"` + "\t:\n" + `"qwen" }`,
-			strings.TrimSuffix(`{`+rest, " }") + `, "model"` + "\t:\n" + `"Qwen/qwen-72b" }`, "Qwen/qwen-72b", 200},
+		{
+			"a mapped name, last and spaced", strings.TrimSuffix(`{`+rest, " }") + `, "model"` + "\t:\n" + `"qwen" }`,
+			strings.TrimSuffix(`{`+rest, " }") + `, "model"` + "\t:\n" + `"Qwen/qwen-72b" }`, "Qwen/qwen-72b", 200,
+		},
 		{"an escaped name", `{"model":"\u0071wen",` + rest, `{"model":"Qwen/qwen-72b",` + rest, "Qwen/qwen-72b", 200},
 		{"a name outside ASCII", `{"model":"ünï\"code",` + rest, `{"model":"Qwen/qwen-72b",` + rest, "Qwen/qwen-72b", 200},
 		{"no model", `{` + rest, "", "", 400},

@@ -58,7 +58,7 @@ var swaps = []swap{
 // into ..data, which is a link to a directory that is replaced.
 var configMap = swap{"ConfigMap", 1, func(t *testing.T, g *gatewayProcess, content string) {
 	dir := filepath.Dir(g.file)
-	next, err := os.MkdirTemp(dir, "..2026_")
+	next, err := os.MkdirTemp(dir, "..2026_") //nolint:usetesting // it has to be beside the file
 	if err != nil {
 		t.Fatal(err)
 	}

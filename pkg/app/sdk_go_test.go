@@ -210,10 +210,11 @@ func (s *goSuite) errors() {
 	r["stream broken"] = s.stream(set("mock_fault", "fin=3"))
 }
 
-// retries: the gateway gives up first, the SDK does not.
+// retries: the gateway gives up first, at once when the engine asks for more
+// patience than it has; the SDK does not.
 func (s *goSuite) retries() {
-	for _, fault := range []string{"503", "429=1"} {
-		if err := s.site.engine.Fault(mockvllm.FaultRule{Fault: fault, Count: s.site.attempts}); err != nil {
+	for fault, count := range map[string]int{"503": s.site.attempts, "429=1": 1} {
+		if err := s.site.engine.Fault(mockvllm.FaultRule{Fault: fault, Count: count}); err != nil {
 			s.t.Fatal(err)
 		}
 		s.record["retry after "+fault[:3]] = s.chat(option.WithMaxRetries(2), set("mock_tag", "retry-"+fault[:3]))

@@ -39,14 +39,22 @@ type surface struct {
 }
 
 var surfaces = []surface{
-	{name: "chat stream", path: "/v1/chat/completions", stream: true,
-		format: `{"model":"mock-model","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":%d,"mock_tag":%q}`},
-	{name: "chat whole", path: "/v1/chat/completions",
-		format: `{"model":"mock-model","messages":[{"role":"user","content":"hi"}],"max_tokens":%d,"mock_tag":%q}`},
-	{name: "TGI stream", dialect: mockvllm.DialectTGI, path: "/generate_stream", stream: true,
-		format: `{"inputs":"hi","parameters":{"max_new_tokens":%d},"mock_tag":%q}`},
-	{name: "HTTP/1.0 stream", path: "/v1/chat/completions", version: "HTTP/1.0", stream: true,
-		format: `{"model":"mock-model","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":%d,"mock_tag":%q}`},
+	{
+		name: "chat stream", path: "/v1/chat/completions", stream: true,
+		format: `{"model":"mock-model","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":%d,"mock_tag":%q}`,
+	},
+	{
+		name: "chat whole", path: "/v1/chat/completions",
+		format: `{"model":"mock-model","messages":[{"role":"user","content":"hi"}],"max_tokens":%d,"mock_tag":%q}`,
+	},
+	{
+		name: "TGI stream", dialect: mockvllm.DialectTGI, path: "/generate_stream", stream: true,
+		format: `{"inputs":"hi","parameters":{"max_new_tokens":%d},"mock_tag":%q}`,
+	},
+	{
+		name: "HTTP/1.0 stream", path: "/v1/chat/completions", version: "HTTP/1.0", stream: true,
+		format: `{"model":"mock-model","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":%d,"mock_tag":%q}`,
+	},
 }
 
 // request asks for as many tokens; more is put at the end of the body.

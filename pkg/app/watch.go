@@ -2,8 +2,11 @@ package app
 
 import (
 	"context"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -14,44 +17,115 @@ import (
 const settle = 200 * time.Millisecond
 
 // WatchFile calls changed after each change of the file, once it has settled,
-// until ctx ends. The directory is watched rather than the file, so that one
-// that is replaced, or removed and written anew, is still followed; so is a
-// Kubernetes ConfigMap, whose files are links into a directory that is swapped.
+// until ctx ends. Directories are watched rather than the file, so that one
+// that is replaced, or removed and written anew, is still followed; so are
+// symbolic links, such as those that a Kubernetes ConfigMap swaps.
 func WatchFile(ctx context.Context, path string, log *slog.Logger, changed func()) error {
-	w, err := fsnotify.NewWatcher()
+	path, err := filepath.Abs(path)
 	if err != nil {
 		return err
 	}
-	if err := w.Add(filepath.Dir(path)); err != nil {
-		w.Close()
+	fw, err := fsnotify.NewWatcher()
+	if err != nil {
 		return err
 	}
-	go func() {
-		defer w.Close()
-		var timer <-chan time.Time
-		name := filepath.Base(path)
-		for {
-			select {
-			case <-ctx.Done():
+	w := &watch{Watcher: fw, path: path, log: log}
+	w.follow()
+	go w.run(ctx, changed)
+	return nil
+}
+
+// watch follows one file.
+type watch struct {
+	*fsnotify.Watcher
+	path  string
+	names map[string]bool // a change of one may be a change of the file
+	log   *slog.Logger
+}
+
+func (w *watch) run(ctx context.Context, changed func()) {
+	defer w.Close()
+	var timer <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, ok := <-w.Events:
+			if !ok {
 				return
-			case e, ok := <-w.Events:
-				if !ok {
-					return
-				}
-				base := filepath.Base(e.Name)
-				if (base == name || base == "..data") && !e.Has(fsnotify.Chmod) && !e.Has(fsnotify.Remove) {
-					timer = time.After(settle)
-				}
-			case err, ok := <-w.Errors:
-				if !ok {
-					return
-				}
-				log.Warn("cannot watch the configuration file; SIGHUP still works", "error", err)
-			case <-timer:
-				timer = nil
+			}
+			if w.names[e.Name] && !e.Has(fsnotify.Chmod) {
+				timer = time.After(settle)
+			}
+		case err, ok := <-w.Errors:
+			if !ok {
+				return
+			}
+			w.log.Warn("cannot watch the configuration file; SIGHUP still works", "error", err)
+		case <-timer:
+			timer = nil
+			if w.follow() {
 				changed()
 			}
 		}
-	}()
-	return nil
+	}
+}
+
+// follow watches the directories that path leads through now, and no others.
+// It tells whether there is a file at the end.
+func (w *watch) follow() (found bool) {
+	var names []string
+	watched := map[string]bool{}
+	for grown := true; grown; { // a link may be swapped before its directory is watched
+		grown = false
+		names, found = trail(w.path)
+		for _, name := range names {
+			dir := filepath.Dir(name)
+			if watched[dir] {
+				continue
+			}
+			watched[dir], grown = true, true
+			if err := w.Add(dir); err != nil {
+				w.log.Warn("cannot watch a directory of the configuration file; SIGHUP still works", "directory", dir, "error", err)
+			}
+		}
+	}
+	w.names = map[string]bool{}
+	for _, name := range names {
+		w.names[name] = true
+		w.names[filepath.Dir(name)] = true // it may itself be removed
+	}
+	for _, dir := range w.WatchList() {
+		if !w.names[dir] {
+			_ = w.Remove(dir) // it may be gone already
+		}
+	}
+	return found
+}
+
+// trail follows an absolute path through its symbolic links. The names are
+// those that decide where it leads: each link, and the file at the end or the
+// first that is missing. found is false when there is nothing at the end.
+func trail(path string) (names []string, found bool) {
+	const mostLinks = 40 // as in path_resolution(7)
+	at, rest := "/", strings.Split(path, "/")
+	for len(rest) > 0 {
+		name := filepath.Join(at, rest[0])
+		rest = rest[1:]
+		info, err := os.Lstat(name)
+		if err == nil && info.Mode()&fs.ModeSymlink == 0 {
+			at = name
+			continue
+		}
+		names = append(names, name)
+		target, err := os.Readlink(name)
+		if err != nil || len(names) > mostLinks {
+			return names, false
+		}
+		if filepath.IsAbs(target) {
+			at = "/"
+		}
+		rest = append(strings.Split(target, "/"), rest...)
+	}
+	return append(names, at), true
 }

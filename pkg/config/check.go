@@ -2,10 +2,9 @@ package config
 
 import (
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
+	"time"
 )
 
 // check holds the finished configuration against the rules that no single
@@ -27,8 +26,11 @@ func (c *Config) checkServing() {
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		r.fault("tls", "needs both cert_file and key_file, or neither")
 	}
-	if c.Server.MaxBodySize == 0 {
+	switch most := Size(1 << 30); {
+	case c.Server.MaxBodySize == 0:
 		r.fault("server.max_body_size", "must be at least 1 byte")
+	case c.Server.MaxBodySize > most:
+		r.fault("server.max_body_size", "must be at most %v: each body is held in memory as a whole", most)
 	}
 	if c.Server.MaxHeaderSize < 1<<10 {
 		r.fault("server.max_header_size", "must be at least 1KiB")
@@ -71,7 +73,11 @@ func (c *Config) checkBackends() {
 		} else if first, ok := urls[b.URL]; ok {
 			r.fault(key+".url", "the same URL as %s", first)
 		} else if first, ok := names[b.Name]; ok && b.Name != "" {
-			r.fault(key+".name", "the same name as %s: %s", first, quote(b.Name))
+			remedy := ""
+			if !r.has(key + ".name") {
+				remedy = ", from the host of its url; set name"
+			}
+			r.fault(key+".name", "the same name as %s: %s%s", first, quote(b.Name), remedy)
 		} else {
 			urls[b.URL], names[b.Name] = key, key
 		}
@@ -175,8 +181,11 @@ func (c *Config) checkKnown(key, u string) {
 func (c *Config) checkHealth() {
 	r, h := c.origin.report, c.HealthCheck
 	r.path("health_check.path", h.Path)
-	if h.Interval == 0 {
+	switch least := Duration(100 * time.Millisecond); {
+	case h.Interval == 0:
 		r.fault("health_check.interval", "must not be 0; to turn the checks off write enabled: false")
+	case h.Interval < least:
+		r.fault("health_check.interval", "must be at least %v: probes would keep the engines busy", least)
 	}
 	if h.Timeout == 0 {
 		r.fault("health_check.timeout", "must not be 0: a probe without an answer would never end")
@@ -249,14 +258,21 @@ func (c *Config) checkSeeing() {
 	r.path("metrics.path", m.Path)
 	if m.Listen != "" {
 		r.address("metrics.listen", m.Listen)
-		if m.Listen == c.Listen {
+		if sameAddress(m.Listen, c.Listen) {
 			r.fault("metrics.listen", "is the address of the main listener; leave it out to serve metrics there")
 		}
-	} else if m.Path == "/healthz" || m.Path == "/readyz" || m.Path == "/" || strings.HasPrefix(m.Path, "/v1/") {
+	} else if isTaken(m.Path) {
 		r.fault("metrics.path", "%s is taken on the main listener", quote(m.Path))
 	}
 	r.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	r.oneOf("log.format", c.Log.Format, "text", "json")
+}
+
+// isTaken tells whether the main listener answers path itself. All of /v1/ is
+// kept for endpoints to come.
+func isTaken(path string) bool {
+	own := []string{"/", "/generate", "/generate_stream", "/healthz", "/readyz"}
+	return slices.Contains(own, path) || strings.HasPrefix(path, "/v1/")
 }
 
 func index(key string, i int) string { return fmt.Sprintf("%s[%d]", key, i) }
@@ -290,11 +306,7 @@ func (r *report) path(key, p string) {
 
 // address wants host:port with a port in numbers.
 func (r *report) address(key, s string) {
-	_, port, err := net.SplitHostPort(s)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil || strings.ContainsAny(s, " /@") {
+	if _, _, ok := splitAddress(s); !ok {
 		r.fault(key, "%s is not an address; write host:port, for example 127.0.0.1:8000 or :8000", quote(s))
 	}
 }

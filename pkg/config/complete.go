@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -109,13 +108,7 @@ func (c *Config) file(path *string, key string) ([]byte, bool) {
 	if !filepath.IsAbs(*path) {
 		*path = filepath.Join(filepath.Dir(c.origin.file), *path)
 	}
-	const most = 1 << 20 // no key or certificate is larger; /dev/zero is
-	info, err := os.Stat(*path)
-	if err == nil && (!info.Mode().IsRegular() || info.Size() > most) {
-		c.origin.fault(key, "%s is not a regular file of at most 1 MiB", *path)
-		return nil, false
-	}
-	data, err := os.ReadFile(*path)
+	data, err := readFile(*path, 1<<20) // no key or certificate is larger
 	if err != nil {
 		c.origin.fault(key, "cannot read %s: %v", *path, reason(err))
 		return nil, false

@@ -70,9 +70,11 @@ type TLS struct {
 	KeyFile string `yaml:"key_file"`
 }
 
-// Server bounds what a client may cost, and how the process ends.
+// Server bounds what a client may cost, and how the process ends. A timeout of
+// 0 is none.
 type Server struct {
-	// MaxBodySize is the largest request body; more is answered 413. Default 64MiB.
+	// MaxBodySize is the largest request body; more is answered 413. Default
+	// 64MiB; at most 1GiB, because each body is held in memory as a whole.
 	MaxBodySize Size `yaml:"max_body_size"`
 	// MaxHeaderSize is the largest request head; more is answered 431. Default 16KiB.
 	MaxHeaderSize Size `yaml:"max_header_size"`
@@ -117,9 +119,11 @@ type CORS struct {
 
 // Backend is one inference server.
 type Backend struct {
-	// URL is http:// or https://, host, port and an optional path prefix.
+	// URL is http:// or https://, host, port and an optional path prefix, to
+	// which the endpoint's path, such as /v1/chat/completions, is added.
 	URL string `yaml:"url"`
-	// Name stands for the backend in metrics and logs. Default: host[:port] of URL.
+	// Name stands for the backend in metrics and logs; no two have the same.
+	// Default: host[:port] of URL.
 	Name string `yaml:"name"`
 	// Weight is its share of the requests, 1 to 1000. Default 1.
 	Weight int `yaml:"weight"`
@@ -201,7 +205,7 @@ type HealthCheck struct {
 	// Enabled turns it on. Default true; failures of requests count in any case.
 	Enabled bool `yaml:"enabled"`
 	// Interval lies between two probes of a backend, with jitter. Default 5s;
-	// not 0.
+	// at least 100ms.
 	Interval Duration `yaml:"interval"`
 	// Path is asked for with GET; 2xx is healthy. Default "/health".
 	Path string `yaml:"path"`
@@ -218,9 +222,11 @@ type HealthCheck struct {
 type Metrics struct {
 	// Enabled turns it on. Default true.
 	Enabled bool `yaml:"enabled"`
-	// Path is where it is served. Default "/metrics".
+	// Path is where it is served. Default "/metrics"; on the main listener it
+	// cannot be an endpoint's, nor lie under /v1/.
 	Path string `yaml:"path"`
-	// Listen gives it a listener of its own, such as "127.0.0.1:9090".
+	// Listen gives it a listener of its own, such as "127.0.0.1:9090", not on
+	// the address of the main one.
 	// Default: the main listener, for loopback and private peers only.
 	Listen string `yaml:"listen"`
 	// Public lets anyone read it on the main listener. Default false. Danger:

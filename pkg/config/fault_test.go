@@ -118,17 +118,23 @@ func TestFaultsOfRules(t *testing.T) {
 		{"address without a port", "listen: localhost", `listen: "localhost" is not an address; write host:port, for example 127.0.0.1:8000 or :8000`},
 		{"port out of range", "listen: :80000", `listen: ":80000" is not an address; write host:port, for example 127.0.0.1:8000 or :8000`},
 		{"two listeners on one address", "metrics: {listen: \":8000\"}", "metrics.listen: is the address of the main listener; leave it out to serve metrics there"},
+		{"two listeners on one port, one on every address", "metrics: {listen: \"127.0.0.1:8000\"}", "metrics.listen: is the address of the main listener; leave it out to serve metrics there"},
+		{"every address in another spelling", "metrics: {listen: \"0.0.0.0:08000\"}", "metrics.listen: is the address of the main listener; leave it out to serve metrics there"},
 		{"metrics hide readiness", "metrics: {path: /readyz}", `metrics.path: "/readyz" is taken on the main listener`},
+		{"metrics hide an endpoint of TGI", "metrics: {path: /generate_stream}", `metrics.path: "/generate_stream" is taken on the main listener`},
+		{"metrics hide the models", "metrics: {path: /v1/models}", `metrics.path: "/v1/models" is taken on the main listener`},
 		{"certificate without its key", "tls: {cert_file: fault.go}", "tls: needs both cert_file and key_file, or neither"},
 		{
 			"missing certificate", "tls: {cert_file: absent.pem, key_file: absent.pem}",
 			"tls.cert_file: cannot read absent.pem: no such file or directory\nf.yaml:3: tls.key_file: cannot read absent.pem: no such file or directory",
 		},
 		{"no limit on the body", "server: {max_body_size: 0}", "server.max_body_size: must be at least 1 byte"},
+		{"bodies that fill the memory", "server: {max_body_size: 1073741825}", "server.max_body_size: must be at most 1GiB: each body is held in memory as a whole"},
 		{"strategy", "load_balance_strategy: least_conections", `load_balance_strategy: "least_conections" is not one of least_connections, round_robin, latency_based; did you mean "least_connections"?`},
 		{"log level", "log: {level: trace}", `log.level: "trace" is not one of debug, info, warn, error`},
 		{"max_wait below initial_wait", "routing: {retry: {max_wait: 50ms}}", "routing.retry.max_wait: initial_wait (100ms) is longer than max_wait (50ms)"},
 		{"probing without a pause", "health_check: {interval: 0}", "health_check.interval: must not be 0; to turn the checks off write enabled: false"},
+		{"probing all the time", "health_check: {interval: 99ms}", "health_check.interval: must be at least 100ms: probes would keep the engines busy"},
 		{"threshold of none", "health_check: {healthy_threshold: 0}", "health_check.healthy_threshold: must be at least 1"},
 		{"path without a slash", "health_check: {path: health}", `health_check.path: "health" is not a path; write for example /health`},
 		{"browsers refuse * with credentials", "cors: {enabled: true, allowed_origins: [\"*\"], allow_credentials: true}", "cors.allow_credentials: cannot go with the origin *: browsers refuse it"},
@@ -139,7 +145,7 @@ func TestFaultsOfRules(t *testing.T) {
 		{"redis without an address", "rate_limit: {enabled: true, storage: redis}", "rate_limit.redis.addr: must be set when storage is redis"},
 		{"both twins", "usage_hook: {secret: a, secret_file: fault.go}", "usage_hook.secret_file: is set together with usage_hook.secret; one of them must go"},
 		{"missing secret file", "usage_hook: {secret_file: absent}", "usage_hook.secret_file: cannot read absent: no such file or directory"},
-		{"endless secret file", "usage_hook: {secret_file: /dev/zero}", "usage_hook.secret_file: /dev/zero is not a regular file of at most 1 MiB"},
+		{"endless secret file", "usage_hook: {secret_file: /dev/zero}", "usage_hook.secret_file: cannot read /dev/zero: not a regular file"},
 		{"secret file of many lines breaks a header", "usage_hook: {secret_file: fault.go}", "usage_hook.secret_file: fault.go holds more than one line, or control characters"},
 		{"empty target", "routing: {model_mapping: {a: \"\"}}", "routing.model_mapping.a: must not be empty"},
 		{"key without a key", "api_keys: [{name: x}]", "api_keys[0].key: must be set"},
@@ -183,7 +189,10 @@ func TestFaultsOfBackends(t *testing.T) {
 		faults(t, "backends:\n  - url: http://gpu\n  - url: http://GPU:80/\n", nil, "f.yaml:3: backends[1].url: the same URL as backends[0]")
 	})
 	t.Run("two paths of one server share the default name", func(t *testing.T) {
-		faults(t, "backends:\n  - url: http://gpu/a\n  - url: http://gpu/b\n", nil, `f.yaml:3: backends[1].name: the same name as backends[0]: "gpu"`)
+		faults(t, "backends:\n  - url: http://gpu/a\n  - url: http://gpu/b\n", nil, `f.yaml:3: backends[1].name: the same name as backends[0]: "gpu", from the host of its url; set name`)
+	})
+	t.Run("the same name written twice", func(t *testing.T) {
+		faults(t, "backends:\n  - {url: http://a, name: gpu}\n  - {url: http://b, name: gpu}\n", nil, `f.yaml:3: backends[1].name: the same name as backends[0]: "gpu"`)
 	})
 }
 

@@ -21,10 +21,11 @@ type origin struct {
 	warnings []string
 }
 
-// Load reads the file at path and then the environment, os.Environ() as a
-// rule. An error is an *Error with every fault of both.
+// Load reads the file at path, a regular one of at most 16 MiB, and then the
+// environment, os.Environ() as a rule. An error is an *Error with every fault
+// of both.
 func Load(path string, environ []string) (*Config, error) {
-	data, err := os.ReadFile(path)
+	data, err := readFile(path, 16<<20)
 	if err != nil {
 		return nil, &Error{Faults: []Fault{{File: path, Message: fmt.Sprintf("cannot read it: %v", reason(err))}}}
 	}
@@ -79,6 +80,21 @@ func decode(k *koanf.Koanf, c *Config) error {
 			MatchName:   func(key, field string) bool { return key == field },
 		},
 	})
+}
+
+// readFile reads a regular file of at most so many bytes: a pipe may never have
+// a writer, and /dev/zero has no end.
+func readFile(path string, most Size) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, errors.New("not a regular file")
+	case info.Size() > int64(most):
+		return nil, fmt.Errorf("larger than %v", most)
+	}
+	return os.ReadFile(path)
 }
 
 // reason is an error of the file system without the path, which is said already.

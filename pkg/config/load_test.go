@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -223,6 +224,11 @@ func TestWarnings(t *testing.T) {
 			t.Errorf("warnings: %q", w)
 		}
 	})
+	t.Run("the endpoint's /v1 in the URL", func(t *testing.T) {
+		wantWarnings(t, parse(t, "backends:\n  - url: http://gpu/llm/v1/\n"),
+			"f.yaml:2: backends[0].url: ends in /v1, and the gateway adds the endpoint's own: requests will go to http://gpu/llm/v1/v1/...")
+		wantWarnings(t, parse(t, "backends: [{url: http://v1}, {url: http://gpu/av1, name: a}, {url: http://gpu/v1/llm, name: b}]\n"))
+	})
 	t.Run("noise", func(t *testing.T) {
 		wantWarnings(t, parse(t, good+"rate_limit: {enabled: false, global: {burst_size: 1}}\nrouting: {model_mapping: {a: b}}\n"))
 	})
@@ -252,10 +258,28 @@ func TestPending(t *testing.T) {
 	}
 }
 
-func TestLoadOfAMissingFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "absent.yaml")
-	if _, err := Load(path, nil); err == nil || err.Error() != path+": cannot read it: no such file or directory" {
-		t.Errorf("got %v", err)
+func TestFilesThatCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	pipe, large := filepath.Join(dir, "pipe"), filepath.Join(dir, "large.yaml")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write(t, large, "", 0o600)
+	if err := os.Truncate(large, 16<<20+1); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, path, want string }{
+		{"missing", filepath.Join(dir, "absent.yaml"), "no such file or directory"},
+		{"a pipe without a writer hangs", pipe, "not a regular file"},
+		{"a device without an end", "/dev/zero", "not a regular file"},
+		{"a directory", dir, "not a regular file"},
+		{"too large", large, "larger than 16MiB"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if _, err := Load(c.path, nil); err == nil || err.Error() != c.path+": cannot read it: "+c.want {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
 	}
 }
 

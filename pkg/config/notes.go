@@ -2,8 +2,10 @@ package config
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -61,6 +63,9 @@ func (c *Config) holdsSecrets() bool {
 // warn looks for settings that have no effect or an unexpected one.
 func (c *Config) warn() {
 	for i, b := range c.Backends {
+		if u, err := url.Parse(b.URL); err == nil && strings.HasSuffix(u.Path, "/v1") {
+			c.warnOf(index("backends", i)+".url", "ends in /v1, and the gateway adds the endpoint's own: requests will go to %s/v1/...", b.URL)
+		}
 		if b.KeepAlive == 0 || b.KeepAlive >= Duration(5*time.Second) {
 			c.warnOf(index("backends", i)+".keep_alive", "is not below 5s, when uvicorn closes idle connections: requests will meet closed ones unless the engine was told otherwise")
 		}

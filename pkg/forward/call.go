@@ -202,9 +202,7 @@ func (c *Call) limit(d time.Duration) {
 	if d > 0 {
 		at = time.Now().Add(d)
 	}
-	if !c.deadline.IsZero() && (at.IsZero() || c.deadline.Before(at)) {
-		at = c.deadline
-	}
+	at = earlier(at, c.deadline)
 	if at.Equal(c.conn.limit) || (!at.IsZero() && !c.conn.limit.IsZero() && at.After(c.conn.limit) && at.Sub(c.conn.limit) < d/4) {
 		return
 	}
@@ -331,6 +329,11 @@ func (c *Call) Close() {
 	c.dropBuffer()
 	c.detach()
 	c.leave()
+}
+
+// retryDone gives back the call's share of the retry budget. An answer that is
+// open is no retry any more, however long it streams.
+func (c *Call) retryDone() {
 	if c.retrying {
 		c.retrying = false
 		c.Pool.RetryDone()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/openai"
@@ -12,8 +13,8 @@ import (
 )
 
 const (
-	// maxWhole is how much of an answer that is no stream is held until it
-	// is whole, so that an engine's death in its middle can be made good.
+	// maxWhole is how much of an answer that is no stream is held, until it
+	// is whole or longer, so that an engine's death meanwhile can be made good.
 	maxWhole = 64 << 10
 	// maxFirst bounds the wait for the end of a stream's first event.
 	maxFirst = 64 << 10
@@ -62,7 +63,7 @@ func (f *Forwarder) commit(c *Call) {
 
 // whole reads until the answer is complete or too long to hold.
 func (f *Forwarder) whole(c *Call) *Failure {
-	for !c.framing.done() && len(c.held) < maxWhole && c.head.length <= maxWhole {
+	for !c.framing.done() && len(c.held) < maxWhole {
 		c.limit(c.idle)
 		if err := c.gather(); err != nil {
 			return failureOf(c, c.cutShort(err))
@@ -208,12 +209,14 @@ func failureOf(c *Call, err error) *Failure {
 	}
 	var dial *dialError
 	switch {
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL):
+		return &Failure{Err: openai.Unavailable("", time.Second), outcome: stats.DialFailed, ours: true}
 	case errors.As(err, &dial):
 		return &Failure{Err: openai.BadGateway(), outcome: stats.DialFailed, retry: outside}
 	case errors.Is(err, errLost), errors.Is(err, errReusedLost), errors.Is(err, errBackendDead):
 		return &Failure{Err: openai.BadGateway(), outcome: stats.Lost, retry: outside}
 	case errors.Is(err, ErrTimeout):
-		return &Failure{Err: openai.GatewayTimeout(), outcome: stats.Timeout, retry: budget}
+		return &Failure{Err: openai.GatewayTimeout(), outcome: stats.Timeout, retry: budget, ours: c.late()}
 	case errors.Is(err, ErrBroken): // an engine sends the head long before it dies in prefill
 		return &Failure{Err: openai.BadGateway(), outcome: stats.ServerError, retry: outside}
 	}

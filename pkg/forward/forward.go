@@ -50,6 +50,7 @@ type Failure struct {
 	outcome    stats.Outcome
 	retry      retry
 	retryAfter time.Duration
+	ours       bool // the backend has no part in it
 }
 
 // retry is what the table of retries says of a failure.
@@ -62,9 +63,10 @@ const (
 )
 
 // Open finds a backend that answers and holds its answer's beginning: the
-// whole of a short one, the first event of a stream. After a nil result the
+// first event of a stream, the whole or the first 64 KiB of anything else. After a nil result the
 // answer is to be relayed; in any case the call is to be closed.
 func (f *Forwarder) Open(c *Call) *Failure {
+	defer c.retryDone()
 	if f.Timeouts.Total > 0 {
 		c.deadline = c.Start.Add(f.Timeouts.Total)
 	}
@@ -94,11 +96,20 @@ func (f *Forwarder) Open(c *Call) *Failure {
 		}
 		b = next
 		if repeat {
-			if !f.backOff(c, max(wait, min(fail.retryAfter, f.Retry.MaxWait))) {
-				b.Leave()
+			b.Leave() // whoever waits takes up no place
+			if fail.retryAfter > f.Retry.MaxWait {
+				return worst // the engine asks for more patience than ours; the client may have it
+			}
+			if !f.backOff(c, max(wait, fail.retryAfter)) {
 				return interrupted()
 			}
 			wait = min(2*wait, f.Retry.MaxWait)
+			c.picked = time.Now()
+			if !b.Enter() {
+				if b, _, perr = c.Pool.Next(c.picked, c.Region, first, c.Model, &c.tried); perr != route.Picked {
+					return worst
+				}
+			}
 		}
 	}
 }
@@ -177,6 +188,9 @@ func (f *Forwarder) try(c *Call, b *route.Backend) *Failure {
 
 // blame tells the backend's state what a failed attempt says about it.
 func (f *Forwarder) blame(u *Upstream, b *route.Backend, fail *Failure) {
+	if fail.ours {
+		return
+	}
 	now := time.Now()
 	ejected := false
 	switch fail.outcome {
@@ -204,6 +218,9 @@ var errReusedLost = errors.New("reused connection lost before the first byte of 
 func (f *Forwarder) attempt(c *Call, u *Upstream, fresh bool) error {
 	c.detach() // of the lost connection before a replay
 	p, k, reused, err := u.acquire(c, fresh)
+	if err != nil && c.late() {
+		return ErrTimeout
+	}
 	if err != nil {
 		return &dialError{err}
 	}

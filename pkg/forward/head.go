@@ -115,7 +115,7 @@ func (h *head) statusLine(l []byte) error {
 		}
 		status = status*10 + int(c-'0')
 	}
-	if status < 100 {
+	if status < 100 || status > 599 {
 		return errMalformed
 	}
 	*h = head{status: status, length: toClose, keepAlive: l[7] == '1'}

@@ -108,7 +108,7 @@ func TestAgain(t *testing.T) {
 			if got != (f.Stats.Retries.Get() == 1) {
 				t.Errorf("counted %d retries", f.Stats.Retries.Get())
 			}
-			if c.Close(); w.share {
+			if c.retryDone(); w.share {
 				for i := range 3 {
 					if !c.Pool.TryRetry() {
 						t.Fatalf("the share was not given back: %d are left", i)

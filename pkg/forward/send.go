@@ -71,7 +71,7 @@ func (c *Call) writeLimit(d time.Duration) {
 	}
 	var at time.Time
 	if d > 0 {
-		at = time.Now().Add(d)
+		at = earlier(time.Now().Add(d), c.deadline)
 	}
 	_ = c.conn.raw.SetWriteDeadline(at) // a closed connection shows at the write
 }

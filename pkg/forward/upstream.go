@@ -168,7 +168,11 @@ func giveBack[C any](f func(*fasthttp.HostClient, C), h *fasthttp.HostClient, p 
 // dial makes one connection and leaves it for the pool to take. The call's
 // Interrupt ends it.
 func (u *Upstream) dial(call *Call) error {
-	ctx, cancel := context.WithTimeout(context.Background(), u.Connect)
+	limit := time.Now().Add(u.Connect)
+	if u.Connect <= 0 {
+		limit = time.Time{}
+	}
+	ctx, cancel := withLimit(earlier(limit, call.deadline))
 	defer cancel()
 	if !call.attachDial(cancel) {
 		return context.Canceled
@@ -190,6 +194,22 @@ func (u *Upstream) dial(call *Call) error {
 	u.dialed = append(u.dialed, newConn(raw, t))
 	u.mu.Unlock()
 	return nil
+}
+
+// withLimit is a context that ends at a moment; the zero time is never.
+func withLimit(at time.Time) (context.Context, context.CancelFunc) {
+	if at.IsZero() {
+		return context.WithCancel(context.Background())
+	}
+	return context.WithDeadline(context.Background(), at)
+}
+
+// earlier is the earlier of two limits, of which the zero time is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
 }
 
 func (u *Upstream) handOver(string) (net.Conn, error) {

@@ -18,11 +18,14 @@ import (
 // AccessLog writes one JSON line a request. The lines are written by a
 // goroutine of its own; when it cannot keep up they are dropped and counted.
 type AccessLog struct {
+	w     io.Writer
 	lines chan []byte
 	done  chan struct{}
 	stats *stats.Set
 	once  sync.Once
-	stop  chan struct{}
+
+	unflushed int // lines since the last flush; the writer's own
+	stop      chan struct{}
 }
 
 // accessBacklog is how many lines may wait for the writer.
@@ -30,7 +33,7 @@ const accessBacklog = 4096
 
 // NewAccessLog starts a log to w.
 func NewAccessLog(w io.Writer, set *stats.Set) *AccessLog {
-	a := &AccessLog{lines: make(chan []byte, accessBacklog), done: make(chan struct{}), stop: make(chan struct{}), stats: set}
+	a := &AccessLog{w: w, lines: make(chan []byte, accessBacklog), done: make(chan struct{}), stop: make(chan struct{}), stats: set}
 	go a.run(bufio.NewWriterSize(w, 64<<10))
 	return a
 }
@@ -40,24 +43,44 @@ func (a *AccessLog) run(w *bufio.Writer) {
 	for {
 		select {
 		case l := <-a.lines:
-			_, _ = w.Write(l) // a log that cannot be written has nowhere to say so
+			a.put(w, l)
 		case <-a.stop:
 			for len(a.lines) > 0 {
-				_, _ = w.Write(<-a.lines)
+				a.put(w, <-a.lines)
 			}
-			_ = w.Flush()
 			return
-		}
-		if len(a.lines) == 0 {
-			_ = w.Flush()
 		}
 	}
 }
 
+// put writes a line, and all that wait with it when there are no more. A log
+// that cannot be written has lost its lines; it may take later ones.
+func (a *AccessLog) put(w *bufio.Writer, line []byte) {
+	a.unflushed++
+	_, err := w.Write(line)
+	if err == nil && len(a.lines) > 0 {
+		return
+	}
+	if err == nil {
+		err = w.Flush()
+	}
+	if err != nil {
+		a.stats.LogDropped.Add(a.unflushed)
+		w.Reset(a.w)
+	}
+	a.unflushed = 0
+}
+
+// closeGrace is how long Close waits for a reader that does not read.
+const closeGrace = time.Second
+
 // Close writes what waits and ends the log. Lines that come later are lost.
 func (a *AccessLog) Close() {
 	a.once.Do(func() { close(a.stop) })
-	<-a.done
+	select {
+	case <-a.done:
+	case <-time.After(closeGrace):
+	}
 }
 
 // record is what is kept of a request for its line, because the request is

@@ -95,6 +95,7 @@ var (
 	no              = []byte("no")
 	xRequestID      = []byte("X-Request-Id")
 	contentJSON     = []byte("application/json")
+	identity        = []byte("identity")
 )
 
 func (x *Exchange) setHeader(h *fasthttp.ResponseHeader) { h.SetCanonical(xRequestID, x.id[:]) }
@@ -140,11 +141,14 @@ func (x *Exchange) refuse(ctx *fasthttp.RequestCtx, err *openai.Error) {
 
 // fail answers a request for which no backend had an answer.
 func (x *Exchange) fail(ctx *fasthttp.RequestCtx, fail *forward.Failure) {
-	x.refuse(ctx, fail.Err)
 	if x.call.Interrupted() == forward.ClientLeft {
+		// Only one that half-closed its connection may still read this.
+		x.refuse(ctx, openai.BadRequest("", "the connection was closed from your side before there was an answer"))
 		ctx.SetConnectionClose()
-		x.complete = false // nobody reads it
+		x.complete = false
+		return
 	}
+	x.refuse(ctx, fail.Err)
 	if fail.Body != nil {
 		ctx.Response.SetBodyRaw(fail.Body)
 		if len(fail.ContentType) > 0 {

@@ -44,7 +44,8 @@ type View struct {
 	MetricsPath   string
 	MetricsPublic bool
 
-	tables sync.Map // *route.Pool -> *stats.Table
+	tables  sync.Map // *route.Pool -> *stats.Table
+	ntables atomic.Int64
 }
 
 // Gateway serves requests by its current View.
@@ -79,12 +80,24 @@ func (g *Gateway) SetAccessLog(a *AccessLog) { g.access.Store(a) }
 // to go elsewhere. Requests are served all the same.
 func (g *Gateway) Drain() { g.draining.Store(true) }
 
+// maxTables bounds the pools remembered: which models match which globs at once
+// is up to clients, and beyond route's own bound each such request has a pool
+// to itself.
+const maxTables = 4096
+
 // table returns the series of a pool, made when it is first asked for.
 func (v *View) table(set *stats.Set, p *route.Pool) *stats.Table {
 	if t, ok := v.tables.Load(p); ok {
 		return t.(*stats.Table)
 	}
-	t, _ := v.tables.LoadOrStore(p, set.Table(p.Label, len(v.Table.Backends())))
+	fresh := set.Table(p.Label, len(v.Table.Backends()))
+	if v.ntables.Load() >= maxTables {
+		return fresh // the same series, found by name
+	}
+	t, known := v.tables.LoadOrStore(p, fresh)
+	if !known {
+		v.ntables.Add(1)
+	}
 	return t.(*stats.Table)
 }
 
@@ -108,8 +121,8 @@ func (g *Gateway) Server(l Limits) *fasthttp.Server {
 		ErrorHandler:                       g.malformed,
 		HeaderReceived:                     g.headerReceived,
 		ExpectHandler:                      g.expect,
-		ReadTimeout:                        l.HeaderTimeout,
-		IdleTimeout:                        l.IdleTimeout,
+		ReadTimeout:                        orForever(l.HeaderTimeout),
+		IdleTimeout:                        orForever(l.IdleTimeout),
 		ReadBufferSize:                     l.MaxHeader,
 		WriteBufferSize:                    writeBuffer,
 		MaxRequestBodySize:                 1 << 30, // headerReceived sets the configured one
@@ -126,6 +139,16 @@ func (g *Gateway) Server(l Limits) *fasthttp.Server {
 	}
 }
 
+// orForever makes 0 mean no limit, where the server takes it for "another
+// setting's".
+func orForever(d time.Duration) time.Duration {
+	const century = 100 * 365 * 24 * time.Hour
+	if d <= 0 {
+		return century
+	}
+	return d
+}
+
 // quiet drops fasthttp's own log lines: they are about single connections.
 type quiet struct{}
 
@@ -135,7 +158,7 @@ func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) fasthttp.RequestConf
 	v := g.View()
 	c := fasthttp.RequestConfig{MaxRequestBodySize: v.MaxBody}
 	if n := h.ContentLength(); n > 0 || n == -1 {
-		c.ReadTimeout = v.BodyTimeout
+		c.ReadTimeout = orForever(v.BodyTimeout)
 	}
 	return c
 }
@@ -158,7 +181,7 @@ func (g *Gateway) handler() fasthttp.RequestHandler {
 	r.RedirectTrailingSlash = false
 	r.RedirectFixedPath = false
 	r.NotFound = func(ctx *fasthttp.RequestCtx) {
-		if v := g.View(); v.MetricsPath != "" && string(ctx.Path()) == v.MetricsPath && ctx.IsGet() {
+		if v := g.View(); v.MetricsPath != "" && string(ctx.Path()) == v.MetricsPath && (ctx.IsGet() || ctx.IsHead()) {
 			g.mainMetrics(ctx, v)
 			return
 		}

@@ -16,7 +16,7 @@ import (
 // an engine, but a proxy in front of us may have been tricked by them.
 func suspicious(h *fasthttp.RequestHeader) string {
 	raw := h.RawHeaders()
-	var lengths, encodings, hosts, auths int
+	var lengths, encodings, hosts, auths, contents int
 	for len(raw) > 0 {
 		i := bytes.IndexByte(raw, '\n')
 		if i < 0 {
@@ -39,6 +39,7 @@ func suspicious(h *fasthttp.RequestHeader) string {
 			return "a header line is folded"
 		case 'c':
 			lengths += named(line, "content-length")
+			contents += named(line, "content-encoding")
 		case 't':
 			if n := named(line, "transfer-encoding"); n > 0 {
 				encodings += n
@@ -55,7 +56,9 @@ func suspicious(h *fasthttp.RequestHeader) string {
 	switch {
 	case lengths > 0 && encodings > 0:
 		return "Content-Length and Transfer-Encoding exclude each other"
-	case lengths > 1, encodings > 1, hosts > 1, auths > 1:
+	case encodings > 0 && len(h.PeekTrailerKeys()) > 0:
+		return "trailer fields are not accepted" // the server mixes them with the header's
+	case lengths > 1, encodings > 1, hosts > 1, auths > 1, contents > 1:
 		return "a header that may stand once stands twice"
 	}
 	return ""

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"strings"
@@ -53,7 +54,7 @@ func (g *Gateway) accept(ctx *fasthttp.RequestCtx, e *endpoint) *Exchange {
 // parse reads the body once.
 func (x *Exchange) parse(ctx *fasthttp.RequestCtx) *openai.Error {
 	h := &ctx.Request.Header
-	if ce := h.Peek(fasthttp.HeaderContentEncoding); len(ce) > 0 && string(ce) != "identity" {
+	if ce := h.Peek(fasthttp.HeaderContentEncoding); len(ce) > 0 && !bytes.EqualFold(ce, identity) || !isJSON(h.ContentType()) {
 		return openai.UnsupportedMedia()
 	}
 	err := x.request.Parse(ctx.Request.Body())
@@ -64,6 +65,14 @@ func (x *Exchange) parse(ctx *fasthttp.RequestCtx) *openai.Error {
 		return openai.BadRequest(bad.Param, bad.Message)
 	}
 	return nil
+}
+
+// isJSON tells whether a body of that type is read. None at all will do; the
+// types that a page of another origin can send unasked will not (the Fetch
+// standard, "CORS-safelisted request-header").
+func isJSON(contentType []byte) bool {
+	n := len(contentJSON)
+	return len(contentType) == 0 || len(contentType) >= n && bytes.EqualFold(contentType[:n], contentJSON)
 }
 
 // resolve finds the pool, and the name that the engine knows the model by.
@@ -135,6 +144,10 @@ func (x *Exchange) relay(ctx *fasthttp.RequestCtx) {
 	if c.SSE() {
 		h.SetCanonical(cacheControl, noCache)
 		h.SetCanonical(xAccelBuffering, no)
+	}
+	if x.status == fasthttp.StatusNoContent || x.status == fasthttp.StatusNotModified {
+		x.complete = c.Relay(io.Discard) == nil // the server writes no body for these
+		return
 	}
 	x.relayed = true
 	if c.Length() < 0 && !ctx.Request.Header.IsHTTP11() {

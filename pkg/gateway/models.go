@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/goccy/go-json"
 	"github.com/valyala/fasthttp"
@@ -106,14 +107,23 @@ func (m *Models) serves(b *route.Backend, id string) bool {
 	return ok && id != "" && slices.Contains(r.Pool.Backends(), b)
 }
 
+// parseCards reads an engine's list. An entry that is no object, or not UTF-8,
+// is dropped; the others stay.
 func parseCards(body []byte) []card {
 	var l struct {
-		Data []card `json:"data"`
+		Data []json.RawMessage `json:"data"`
 	}
 	if json.Unmarshal(body, &l) != nil {
 		return nil
 	}
-	return l.Data
+	var cards []card
+	for _, entry := range l.Data {
+		var c card
+		if utf8.Valid(entry) && json.Unmarshal(entry, &c) == nil {
+			cards = append(cards, c)
+		}
+	}
+	return cards
 }
 
 func (c card) id() string {

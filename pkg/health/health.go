@@ -27,8 +27,9 @@ type Options struct {
 	Path string
 	// UnhealthyThreshold is how many checks in a row must fail before a
 	// backend is unhealthy, HealthyThreshold how many must succeed before it
-	// is healthy again. Less than 1 counts as 1. An engine is dead after
-	// Interval * UnhealthyThreshold + Timeout at the latest.
+	// is healthy again. Less than 1 counts as 1. An engine that gives no answer
+	// is dead after UnhealthyThreshold times the longer of Interval and Timeout,
+	// plus Timeout, at the latest.
 	UnhealthyThreshold, HealthyThreshold int
 	// OnFlip is told of each change of verdict, once; nil: nobody is. It is
 	// called from a goroutine per backend, so perhaps from several at a time.

@@ -120,9 +120,14 @@ func TestHalfRule(t *testing.T) {
 		if got := inUseNames(p); got != c.want {
 			t.Errorf("%s: in use: %q, want %q", c.what, got, c.want)
 		}
-		got := slices.Sorted(maps.Keys(picks(t, p, noon, "", 24)))
-		if strings.Join(got, " ") != c.want {
+		turns := picks(t, p, noon, "", 400)
+		if got := slices.Sorted(maps.Keys(turns)); strings.Join(got, " ") != c.want {
 			t.Errorf("%s: picked %v, want %q", c.what, got, c.want)
+		}
+		for name := range strings.FieldsSeq(c.ejected) {
+			if n := turns[name]; n > 400/8 && c.unhealthy == "" && len(turns) > len(strings.Fields(c.ejected)) {
+				t.Errorf("%s: %s, which fails, was picked %d times of 400", c.what, name, n)
+			}
 		}
 	}
 }

@@ -78,6 +78,7 @@ type role byte
 const (
 	out     role = iota // unhealthy
 	resting             // ejected: gets a probe when its time is over
+	spared              // ejected, but the pool cannot do without: in use, after the others
 	inUse
 )
 
@@ -100,8 +101,11 @@ func (g *group) roles() []role {
 		healthy++
 	}
 	for i := range roles {
-		if healthy == 0 || 2*ejected > healthy && roles[i] == resting {
+		switch {
+		case healthy == 0:
 			roles[i] = inUse
+		case 2*ejected > healthy && roles[i] == resting:
+			roles[i] = spared
 		}
 	}
 	return roles
@@ -115,13 +119,22 @@ type view struct {
 
 // roster is who of a group is in use: all of them, and those in each region.
 type roster struct {
-	roles []role
-	all   tier
-	near  map[string]*tier
+	roles  []role
+	spared []*Backend // while others are sound
+	turn   atomic.Uint64
+	all    tier
+	near   map[string]*tier
 }
 
 func newRoster(members []*Backend, roles []role, start uint64) *roster {
 	r := &roster{roles: roles, near: map[string]*tier{}}
+	if slices.Contains(roles, inUse) {
+		for i, b := range members {
+			if roles[i] == spared {
+				r.spared = append(r.spared, b)
+			}
+		}
+	}
 	r.all.fill(members, roles, start, func(*Backend) bool { return true })
 	for _, b := range members {
 		if b.Region != "" && r.near[b.Region] == nil {
@@ -155,6 +168,26 @@ func (r *roster) pick(q *query, region string) (*Backend, PickErr) {
 		return nil, Full
 	}
 	return nil, None
+}
+
+// sparedShare is how many first attempts come to one that a spared backend
+// gets. They fail quickly and so look idle: given their full share they would
+// fail most requests once, and use up the retry budget.
+const sparedShare = 8
+
+// pickSpared enters a spared backend when it is time for one, each in turn, so
+// that those that have recovered come back.
+func (r *roster) pickSpared(q *query, region string) *Backend {
+	turn := r.turn.Add(1)
+	if turn%sparedShare != 0 {
+		return nil
+	}
+	b := r.spared[turn/sparedShare%uint64(len(r.spared))]
+	if (region != "" && b.Region != region) || !q.usable(b) || !b.Enter() {
+		return nil
+	}
+	q.tried.Add(b)
+	return b
 }
 
 // pickResting enters an ejected backend that this request has not tried,

@@ -24,16 +24,29 @@ func (p *Pool) Backends() []*Backend { return p.backends }
 // tried; the caller must Leave it. Backends in region come first while one of
 // them is available and not overloaded; "" is no region. A backend that said it
 // is busy is the last choice. When the time of an ejection is over, one request
-// that has tried nothing yet is sent there as the probe.
+// that has tried nothing yet is sent there as the probe; those that are ejected
+// but in use (the half rule) get one request in eight while others are sound.
 func (p *Pool) Pick(now time.Time, region string, tried *Tried) (*Backend, PickErr) {
 	q := query{strategy: p.strategy, now: now, ns: now.UnixNano(), tried: tried}
-	return p.current().pick(&q, region)
+	v := p.current()
+	if len(v.spared) > 0 {
+		if b := v.pickSpared(&q, region); b != nil {
+			return b, Picked
+		}
+		q.sound = true
+		if b, err := v.pick(&q, region); err == Picked {
+			return b, Picked
+		}
+		q.sound = false
+	}
+	return v.pick(&q, region)
 }
 
 // Next chooses for an attempt after a failure. first is the backend of the
 // first attempt, model the name sent upstream. When a fallback entry holds for
-// them, its order comes first; what is left of the pool follows by strategy,
-// and then those that are ejected, which is better than to ask again who failed
+// them, its order comes first; what is left of the pool follows by strategy, a
+// backend that is ejected but in use (the half rule) after those that are not,
+// and then the others that are ejected, which is better than to ask again who failed
 // just now. When no other backend is to be had, one that was tried is chosen
 // again, the last one only if there is no other, and repeat is true: the caller
 // then waits before it sends. The backend returned is entered.
@@ -43,8 +56,10 @@ func (p *Pool) Next(now time.Time, region string, first *Backend, model string, 
 	if b := p.follow(v, &q, first, model); b != nil {
 		return b, false, Picked
 	}
-	if b, err = v.pick(&q, region); err == Picked {
-		return b, false, Picked
+	for _, q.sound = range [...]bool{true, false} {
+		if b, err = v.pick(&q, region); err == Picked {
+			return b, false, Picked
+		}
 	}
 	if b := v.pickResting(&q); b != nil {
 		return b, false, Picked

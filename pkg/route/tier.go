@@ -13,6 +13,7 @@ type query struct {
 	now      time.Time
 	ns       int64 // now, Unix ns
 	tried    *Tried
+	sound    bool // ejected backends will not do, though the pool cannot spare them
 	busy     bool // busy backends will do
 	again    bool // so will tried ones, but for the last
 	last     bool // so will the last
@@ -23,6 +24,9 @@ func (q *query) usable(b *Backend) bool {
 		if q.again && q.tried.last == b.Index || !q.again && q.tried.Has(b) {
 			return false
 		}
+	}
+	if q.sound && b.Ejected() {
+		return false
 	}
 	return q.busy || !b.overloaded(q.ns)
 }
@@ -62,7 +66,7 @@ func (t *tier) fill(members []*Backend, roles []role, start uint64, mine func(*B
 	for i, b := range members {
 		switch {
 		case !mine(b):
-		case roles[i] == inUse:
+		case roles[i] == inUse, roles[i] == spared:
 			t.backends = append(t.backends, b)
 		case roles[i] == resting:
 			t.resting = append(t.resting, b)

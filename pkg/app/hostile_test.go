@@ -1,0 +1,106 @@
+package app_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/llmproxy/llmproxy/pkg/app"
+	"github.com/llmproxy/llmproxy/pkg/apptest"
+	"github.com/llmproxy/llmproxy/pkg/mockvllm"
+)
+
+// timeouts.total is for the whole request: connecting and sending too.
+func TestTotalBoundsConnectingAndSending(t *testing.T) {
+	never := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	deaf := func(t *testing.T) string { // accepts and never reads
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ln.Close() })
+		return "http://" + ln.Addr().String()
+	}
+	for _, c := range []struct {
+		name string
+		dial func(context.Context, string, string) (net.Conn, error)
+		body string
+	}{
+		{"connecting", never, `{}`},
+		{"sending", nil, `{"image":"` + strings.Repeat("x", 30<<20) + `"}`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			yaml := fmt.Sprintf("backends: [{url: %q, name: e0}]\nhealth_check: {enabled: false}\ntimeouts: {total: 300ms, connect: 30s}\n", deaf(t))
+			g := apptest.StartWith(t, app.Options{Dial: c.dial}, yaml)
+			begin := time.Now()
+			status, answer := g.Post(t, "/v1/chat/completions", c.body)
+			if took := time.Since(begin); status != 504 || took > 10*time.Second {
+				t.Errorf("%d after %v: %s", status, took, answer)
+			}
+			if n := g.Metric(`llmproxy_backend_ejections_total{backend="e0"}`); n != 0 {
+				t.Error("the backend was ejected for the client's limit")
+			}
+		})
+	}
+}
+
+// An answer that has no body by its status is complete without one.
+func TestNoContentIsNoAbort(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) })}
+	go func() { _ = engine.Serve(ln) }()
+	t.Cleanup(func() { engine.Close() })
+	g := apptest.Start(t, fmt.Sprintf("backends: [{url: %q, name: e0}]\n", "http://"+ln.Addr().String()))
+	if status, answer := g.Post(t, "/v1/chat/completions", `{}`); status != 204 || answer != "" {
+		t.Errorf("%d %q", status, answer)
+	}
+	if ok, gone := g.Metric(`llmproxy_attempts_total{backend="e0",outcome="ok"}`), g.Metric(`llmproxy_client_aborts_total{phase="streaming"}`); ok != 1 || gone != 0 {
+		t.Errorf("counted %v ok, %v aborts", ok, gone)
+	}
+}
+
+// Zero is no limit, not another setting's.
+func TestZeroTimeoutsAreNone(t *testing.T) {
+	e := apptest.StartEngine(t, mockvllm.Options{})
+	g := apptest.Start(t, "server: {header_timeout: 200ms, body_timeout: 0, idle_timeout: 0}\n", e)
+	c := dialRaw(t, g.Addr)
+	for range 2 { // the second after an idle time, with a slow body
+		raw := post("/v1/chat/completions", wholeChat)
+		cut := len(raw) - 5
+		c.send(raw[:cut])
+		<-time.After(500 * time.Millisecond) // more than header_timeout
+		c.send(raw[cut:])
+		if resp, body := c.answer("POST"); resp.StatusCode != 200 {
+			t.Fatalf("%d %s", resp.StatusCode, body)
+		}
+		<-time.After(500 * time.Millisecond)
+	}
+}
+
+// A request that waits before a backend it has tried holds none of its places;
+// and an engine that asks for more patience than the gateway has is passed on.
+func TestWhoWaitsHoldsNoPlace(t *testing.T) {
+	e := apptest.StartEngine(t, mockvllm.Options{})
+	if err := e.Fault(mockvllm.FaultRule{Fault: "429=3000", Path: "/v1/chat/completions", Count: 1}); err != nil {
+		t.Fatal(err)
+	}
+	g := apptest.Start(t, fmt.Sprintf("backends: [{url: %q, name: e0, max_in_flight: 1}]\n", e.URL))
+	begin := time.Now()
+	status, _ := g.Post(t, "/v1/chat/completions", wholeChat)
+	if took := time.Since(begin); status != 429 || took > 5*time.Second {
+		t.Errorf("%d after %v, want 429 at once", status, took)
+	}
+	if status, answer := g.Post(t, "/v1/chat/completions", wholeChat); status != 200 {
+		t.Errorf("the next request: %d %s", status, answer)
+	}
+}
