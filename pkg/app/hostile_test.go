@@ -104,3 +104,26 @@ func TestWhoWaitsHoldsNoPlace(t *testing.T) {
 		t.Errorf("the next request: %d %s", status, answer)
 	}
 }
+
+// What a first attempt's answer was must not colour the next one's.
+func TestErrorAfterABrokenStreamIsNoStream(t *testing.T) {
+	a := apptest.StartEngine(t, mockvllm.Options{Name: "a"})
+	b := apptest.StartEngine(t, mockvllm.Options{Name: "b"})
+	for e, fault := range map[*apptest.Engine]string{a: "error-event-first", b: "404"} {
+		if err := e.Fault(mockvllm.FaultRule{Fault: fault, Path: "/v1/chat/completions"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := apptest.Start(t, fmt.Sprintf("backends: [{url: %q, weight: 1000}, {url: %q}]\nload_balance_strategy: round_robin\n", a.URL, b.URL))
+	resp, err := http.Post(g.URL+"/v1/chat/completions", "application/json", strings.NewReader(streamChat))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != 404 || resp.ContentLength <= 0 || resp.Header.Get("Cache-Control") != "" {
+		t.Errorf("%d, length %d, %v", resp.StatusCode, resp.ContentLength, resp.Header)
+	}
+	if n := len(posts(a)); n != 1 {
+		t.Errorf("the stream that broke was asked for %d times; this test wants it first", n)
+	}
+}

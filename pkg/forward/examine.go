@@ -26,13 +26,13 @@ const (
 // examine decides whether an answer goes to the client. It reads a stream up
 // to its first event, and anything else until it is whole or too long to hold.
 func (f *Forwarder) examine(c *Call) *Failure {
+	c.sse = c.head.status < 300 && isEventStream(c.head.contentType)
 	switch {
 	case c.head.status >= 400:
 		return f.examineError(c)
 	case c.head.status >= 300:
 		return &Failure{Err: openai.BadGateway(), outcome: stats.ServerError}
 	}
-	c.sse = isEventStream(c.head.contentType)
 	var fail *Failure
 	if c.sse {
 		fail = f.firstEvent(c)

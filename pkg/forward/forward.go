@@ -62,9 +62,9 @@ const (
 	outside       // elsewhere, and the first time outside the budget: the engine is gone, not overloaded
 )
 
-// Open finds a backend that answers and holds its answer's beginning: the
-// first event of a stream, the whole or the first 64 KiB of anything else. After a nil result the
-// answer is to be relayed; in any case the call is to be closed.
+// Open finds a backend that answers and holds its answer's beginning: the first
+// event of a stream, the whole or the first 64 KiB of anything else. After a
+// nil result the answer is to be relayed; in any case the call is to be closed.
 func (f *Forwarder) Open(c *Call) *Failure {
 	defer c.retryDone()
 	if f.Timeouts.Total > 0 {
@@ -89,29 +89,35 @@ func (f *Forwarder) Open(c *Call) *Failure {
 		if !f.again(c, fail, &replayed) {
 			return worst
 		}
-		c.picked = time.Now()
-		next, repeat, perr := c.Pool.Next(c.picked, c.Region, first, c.Model, &c.tried)
-		if perr != route.Picked {
+		if b = f.next(c, first, fail, &wait); b == nil && c.Interrupted() != None {
+			return interrupted()
+		}
+		if b == nil {
 			return worst
 		}
-		b = next
-		if repeat {
-			b.Leave() // whoever waits takes up no place
-			if fail.retryAfter > f.Retry.MaxWait {
-				return worst // the engine asks for more patience than ours; the client may have it
-			}
-			if !f.backOff(c, max(wait, fail.retryAfter)) {
-				return interrupted()
-			}
-			wait = min(2*wait, f.Retry.MaxWait)
-			c.picked = time.Now()
-			if !b.Enter() {
-				if b, _, perr = c.Pool.Next(c.picked, c.Region, first, c.Model, &c.tried); perr != route.Picked {
-					return worst
-				}
-			}
-		}
 	}
+}
+
+// next enters the backend of the next attempt; nil when there is none, or when
+// the call was interrupted while it waited. Before a backend that was tried
+// already it waits, and takes up no place meanwhile. An engine that asks for
+// more patience than max_wait is not waited for: the client may have it.
+func (f *Forwarder) next(c *Call, first *route.Backend, fail *Failure, wait *time.Duration) *route.Backend {
+	c.picked = time.Now()
+	b, repeat, err := c.Pool.Next(c.picked, c.Region, first, c.Model, &c.tried)
+	if err != route.Picked || !repeat {
+		return b
+	}
+	b.Leave()
+	if fail.retryAfter > f.Retry.MaxWait || !f.backOff(c, max(*wait, fail.retryAfter)) {
+		return nil
+	}
+	*wait = min(2**wait, f.Retry.MaxWait)
+	c.picked = time.Now()
+	if !b.Enter() {
+		b, _, _ = c.Pool.Next(c.picked, c.Region, first, c.Model, &c.tried)
+	}
+	return b
 }
 
 // again decides whether a failed request is tried once more.
@@ -168,12 +174,10 @@ func (f *Forwarder) try(c *Call, b *route.Backend) *Failure {
 	}
 	if fail == nil {
 		c.Outcome = stats.ClientGone // until Relay has passed it on
-		if !c.sse || c.head.status >= 300 {
-			b.Succeeded(time.Now())
-			return nil
-		}
 		now := time.Now()
-		b.Observe(now.Sub(c.sent), now)
+		if c.sse {
+			b.Observe(now.Sub(c.sent), now)
+		}
 		b.Succeeded(now)
 		return nil
 	}
