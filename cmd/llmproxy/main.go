@@ -127,7 +127,9 @@ func serve(path string, stderr io.Writer) int {
 		log.Warn(w)
 	}
 	metrics.ExposeMetadata(true)
-	signal.Ignore(syscall.SIGPIPE) // a log reader that went away is no reason to stop
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP) // before anything that can be reloaded
+	signal.Ignore(syscall.SIGPIPE)     // a log reader that went away is no reason to stop
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	a, err := app.New(c, app.Options{Version: buildVersion(), GoVersion: runtime.Version(), Log: log})
@@ -143,17 +145,15 @@ func serve(path string, stderr io.Writer) int {
 		return exitFailed
 	}
 	log.Info("serving", "address", a.Addr().String(), "backends", len(c.Backends), "version", buildVersion())
-	reloadOnSignal(ctx, a, path, log)
+	reloadOnChange(ctx, a, hup, path, log)
 	<-ctx.Done()
 	stop() // a second signal ends the process at once
 	a.Close()
 	return 0
 }
 
-// reloadOnSignal reloads on SIGHUP and on a change of the file.
-func reloadOnSignal(ctx context.Context, a *app.App, path string, log *slog.Logger) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
+// reloadOnChange reloads on SIGHUP and on a change of the file.
+func reloadOnChange(ctx context.Context, a *app.App, hup <-chan os.Signal, path string, log *slog.Logger) {
 	if path == "" {
 		return // nothing to read anew; the signal is ignored
 	}

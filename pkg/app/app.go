@@ -53,7 +53,7 @@ type App struct {
 	closed bool
 }
 
-// New builds a gateway and opens its listeners. Nothing is served before Run.
+// New builds a gateway, opens its listeners and serves. Close ends it.
 func New(c *config.Config, o Options) (*App, error) {
 	if pending := c.Pending(); len(pending) > 0 {
 		return nil, &UnsupportedError{Settings: pending}
@@ -68,6 +68,7 @@ func New(c *config.Config, o Options) (*App, error) {
 	a.setAccessLog(c.Log.Access)
 	if err := a.listen(c); err != nil {
 		a.now.close()
+		a.setAccessLog(false)
 		return nil, err
 	}
 	a.now.start(a)
@@ -198,6 +199,7 @@ func (a *App) Reload(c *config.Config) error {
 		a.log.Warn("this setting takes effect after a restart", "key", key)
 	}
 	a.gateway.SetView(next.view)
+	a.now.checker.Close() // its last word must not come after the next one's first
 	next.start(a)
 	a.now.retire(a, next)
 	a.now, a.config = next, c
@@ -229,6 +231,7 @@ func (a *App) setAccessLog(on bool) {
 
 // needRestart lists the keys that differ and are fixed while the server runs.
 func needRestart(old, new *config.Config) []string {
+	ownListener := old.Metrics.Listen != "" || new.Metrics.Listen != "" // for the metrics
 	var keys []string
 	for _, k := range []struct {
 		key     string
@@ -243,6 +246,8 @@ func needRestart(old, new *config.Config) []string {
 		{"server.max_connections", old.Server.MaxConnections != new.Server.MaxConnections},
 		{"server.max_connections_per_ip", old.Server.MaxConnectionsPerIP != new.Server.MaxConnectionsPerIP},
 		{"metrics.listen", old.Metrics.Listen != new.Metrics.Listen},
+		{"metrics.path", old.Metrics.Path != new.Metrics.Path && ownListener},
+		{"metrics.enabled", old.Metrics.Enabled != new.Metrics.Enabled && ownListener},
 		{"log.level", old.Log.Level != new.Log.Level},
 		{"log.format", old.Log.Format != new.Log.Format},
 	} {

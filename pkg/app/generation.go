@@ -248,7 +248,6 @@ func bit(b bool) float64 {
 
 // retire ends what the next generation has not taken over.
 func (g *generation) retire(a *App, next *generation) {
-	g.checker.Close()
 	names := map[string]bool{}
 	for _, b := range next.view.Table.Backends() {
 		names[b.Name] = true
@@ -303,6 +302,7 @@ func (a *App) registerConnections() {
 		"max_connections":        func() int64 { return l.Stats().RefusedMaxConns },
 		"max_connections_per_ip": func() int64 { return l.Stats().RefusedPerIP },
 		"descriptors":            func() int64 { return l.Stats().RefusedDescriptors },
+		"unwatchable":            func() int64 { return l.Stats().RefusedUnwatchable },
 	} {
 		a.stats.CounterFunc(fmt.Sprintf("llmproxy_connections_refused_total{reason=%q}", reason), f)
 	}

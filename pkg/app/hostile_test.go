@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -125,5 +127,43 @@ func TestErrorAfterABrokenStreamIsNoStream(t *testing.T) {
 	}
 	if n := len(posts(a)); n != 1 {
 		t.Errorf("the stream that broke was asked for %d times; this test wants it first", n)
+	}
+}
+
+// A final answer is the client's, whatever an earlier backend said.
+func TestFinalAnswerIsNotHiddenByABusyBackend(t *testing.T) {
+	a := apptest.StartEngine(t, mockvllm.Options{Name: "a"})
+	b := apptest.StartEngine(t, mockvllm.Options{Name: "b"})
+	for e, fault := range map[*apptest.Engine]string{a: "429=7", b: "500-json"} {
+		if err := e.Fault(mockvllm.FaultRule{Fault: fault, Path: "/v1/chat/completions"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := apptest.Start(t, fmt.Sprintf("backends: [{url: %q, weight: 1000}, {url: %q}]\nload_balance_strategy: round_robin\n", a.URL, b.URL))
+	if status, answer := g.Post(t, "/v1/chat/completions", wholeChat); status != 500 || len(posts(a)) != 1 {
+		t.Errorf("%d %s", status, answer)
+	}
+}
+
+// What is pooled must not colour the next request's line.
+func TestAccessLogLineIsOfItsOwnRequest(t *testing.T) {
+	e := apptest.StartEngine(t, mockvllm.Options{})
+	log, err := os.Create(filepath.Join(t.TempDir(), "access.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	g := apptest.StartWith(t, app.Options{AccessLog: log}, "log: {access: true}\n", e)
+	g.Post(t, "/v1/chat/completions", streamChat)
+	for range 20 { // one of them gets the exchange of the stream
+		g.Post(t, "/v1/models/none", `{}`)
+	}
+	g.Close()
+	lines, err := os.ReadFile(log.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(lines), `"stream":true`); n != 1 || strings.Count(string(lines), "\n") != 21 {
+		t.Errorf("%d lines of streams, want 1:\n%s", n, lines)
 	}
 }

@@ -131,7 +131,8 @@ type Backend struct {
 	Models []string `yaml:"models"`
 	// Region is where it stands. Default: none.
 	Region string `yaml:"region"`
-	// Engine is its dialect: vllm (default), sglang, tgi or llamacpp.
+	// Engine is its dialect: vllm (default), sglang, tgi or llamacpp. No engine
+	// is treated otherwise than another yet.
 	Engine string `yaml:"engine"`
 	// MaxInFlight is the number of requests it is given at a time. Default 0: no limit.
 	MaxInFlight int `yaml:"max_in_flight"`
@@ -207,7 +208,7 @@ type HealthCheck struct {
 	// Interval lies between two probes of a backend, with jitter. Default 5s;
 	// at least 100ms.
 	Interval Duration `yaml:"interval"`
-	// Path is asked for with GET; 2xx is healthy. Default "/health".
+	// Path is asked for with GET; any answer below 500, and 501, is a sign of life. Default "/health".
 	Path string `yaml:"path"`
 	// Timeout is the time a probe may take. Default 3s; not 0.
 	Timeout Duration `yaml:"timeout"`

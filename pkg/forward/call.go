@@ -25,8 +25,9 @@ const (
 )
 
 // Call is one request on its way to an engine and the answer on its way back.
-// The exported fields are the caller's to set before Open; a Call is used by
-// one goroutine at a time, but for Interrupt. After Close and Reset it may be
+// The exported fields before the answer are the caller's to set before Open, the
+// others tell what became of it. A Call is used by one goroutine at a time, but
+// for Interrupt. After Close and Reset it may be
 // used again.
 type Call struct {
 	Pool   *route.Pool
@@ -45,8 +46,8 @@ type Call struct {
 	length    int64  // of the body for the client, -1 when it is not known
 	sse       bool
 	Events    openai.Events
-	// FirstToken is when the first token of a stream was relayed, LastByte
-	// when the last read of the upstream was; zero when they were not.
+	// FirstToken and LastByte are when the first token and the last bytes of
+	// a stream were relayed; zero when they were not, or it was no stream.
 	FirstToken, LastByte time.Time
 	// Backend is the backend of the last attempt, nil when there was none.
 	Backend *route.Backend
@@ -194,16 +195,33 @@ func (c *Call) detach() {
 	c.pooled, c.conn = nil, nil
 }
 
-// limit moves the read deadline to d from now, but not beyond the call's own,
-// unless the call was interrupted. Zero means none. The timer is moved only
-// when a quarter of d has gone by: a token then costs no timer change.
+// limit moves the read deadline to d from now, but not beyond the call's own.
+// Zero means none.
 func (c *Call) limit(d time.Duration) {
 	var at time.Time
 	if d > 0 {
 		at = time.Now().Add(d)
 	}
-	at = earlier(at, c.deadline)
-	if at.Equal(c.conn.limit) || (!at.IsZero() && !c.conn.limit.IsZero() && at.After(c.conn.limit) && at.Sub(c.conn.limit) < d/4) {
+	c.limitAt(earlier(at, c.deadline))
+}
+
+// limitSilence allows timeouts.between_chunks without a byte. The timer is moved
+// only when a quarter of that has gone by, so that a token costs no timer
+// change; the limit is by as much later, so that it is never too early.
+func (c *Call) limitSilence() {
+	if c.idle <= 0 {
+		c.limit(0)
+		return
+	}
+	least := time.Now().Add(c.idle)
+	most := least.Add(c.idle / 4)
+	if at := c.conn.limit; at.Before(least) || at.After(most) {
+		c.limitAt(earlier(most, c.deadline))
+	}
+}
+
+func (c *Call) limitAt(at time.Time) {
+	if at.Equal(c.conn.limit) {
 		return
 	}
 	c.mu.Lock()

@@ -64,7 +64,7 @@ func (f *Forwarder) commit(c *Call) {
 // whole reads until the answer is complete or too long to hold.
 func (f *Forwarder) whole(c *Call) *Failure {
 	for !c.framing.done() && len(c.held) < maxWhole {
-		c.limit(c.idle)
+		c.limitSilence()
 		if err := c.gather(); err != nil {
 			return failureOf(c, c.cutShort(err))
 		}
@@ -102,17 +102,18 @@ func (f *Forwarder) firstEvent(c *Call) *Failure {
 			}
 			return nil
 		}
-		switch {
-		case !commented.IsZero():
-			c.limit(max(commentGrace-time.Since(commented), time.Millisecond))
-		case f.Timeouts.FirstByte > 0:
-			c.limit(max(f.Timeouts.FirstByte-time.Since(c.sent), time.Millisecond))
-		default:
-			c.limit(0)
+		var first, grace time.Time // when first_byte is over, and the time of comments
+		if f.Timeouts.FirstByte > 0 {
+			first = c.sent.Add(f.Timeouts.FirstByte)
 		}
+		if !commented.IsZero() {
+			grace = commented.Add(commentGrace)
+		}
+		at := earlier(earlier(first, grace), c.deadline)
+		c.limitAt(at)
 		if err := c.gather(); err != nil {
-			if errors.Is(err, ErrTimeout) && !commented.IsZero() && !c.late() {
-				return nil
+			if errors.Is(err, ErrTimeout) && at.Equal(grace) {
+				return nil // the engine lives; the client shall see it
 			}
 			return failureOf(c, c.cutShort(err))
 		}
@@ -144,7 +145,7 @@ func (f *Forwarder) examineError(c *Call) *Failure {
 	}
 	switch {
 	case status == 401:
-		return &Failure{Err: openai.BadGateway(), outcome: stats.Unauthorized}
+		fail = &Failure{Err: openai.BadGateway(), outcome: stats.Unauthorized}
 	case status == 429, status == 503 && queueFull(err.Message):
 		fail.outcome, fail.retry = stats.Overloaded, budget
 	case status == 502, status == 503, status == 504, status == 500 && openai.EngineDead(body):
@@ -209,8 +210,10 @@ func failureOf(c *Call, err error) *Failure {
 	}
 	var dial *dialError
 	switch {
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL):
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return &Failure{Err: openai.Unavailable("", time.Second), outcome: stats.DialFailed, ours: true}
+	case errors.Is(err, syscall.EADDRNOTAVAIL): // no port left, but perhaps towards another backend
+		return &Failure{Err: openai.Unavailable("", time.Second), outcome: stats.DialFailed, retry: outside, ours: true}
 	case errors.As(err, &dial):
 		return &Failure{Err: openai.BadGateway(), outcome: stats.DialFailed, retry: outside}
 	case errors.Is(err, errLost), errors.Is(err, errReusedLost), errors.Is(err, errBackendDead):

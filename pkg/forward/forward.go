@@ -76,24 +76,27 @@ func (f *Forwarder) Open(c *Call) *Failure {
 	if perr != route.Picked {
 		return unavailable(perr, c)
 	}
-	var worst *Failure
+	var shown *Failure // what the client gets: the last, but one that says when to come back stays
 	first, wait := b, f.Retry.InitialWait
-	for replayed := false; ; {
+	for spent := false; ; {
 		fail := f.try(c, b)
 		if fail == nil {
 			return nil
 		}
-		if worst == nil || fail.outcome == stats.Overloaded || worst.outcome != stats.Overloaded {
-			worst = fail
+		if fail.retry == never {
+			return fail // it is final, whatever came before
 		}
-		if !f.again(c, fail, &replayed) {
-			return worst
+		if shown == nil || fail.outcome == stats.Overloaded || shown.outcome != stats.Overloaded {
+			shown = fail
+		}
+		if !f.again(c, fail, &spent) {
+			return shown
 		}
 		if b = f.next(c, first, fail, &wait); b == nil && c.Interrupted() != None {
 			return interrupted()
 		}
 		if b == nil {
-			return worst
+			return shown
 		}
 	}
 }
@@ -120,16 +123,17 @@ func (f *Forwarder) next(c *Call, first *route.Backend, fail *Failure, wait *tim
 	return b
 }
 
-// again decides whether a failed request is tried once more.
-func (f *Forwarder) again(c *Call, fail *Failure, replayed *bool) bool {
+// again decides whether a failed request is tried once more. spent tells
+// whether its one attempt outside the retry budget is.
+func (f *Forwarder) again(c *Call, fail *Failure, spent *bool) bool {
 	if fail.retry == never || !f.Retry.Enabled || c.Attempts > f.Retry.MaxRetries {
 		return false
 	}
 	if !c.deadline.IsZero() && time.Now().After(c.deadline) {
 		return false
 	}
-	if fail.retry == outside && !*replayed {
-		*replayed = true
+	if fail.retry == outside && !*spent {
+		*spent = true
 	} else if !c.retrying {
 		if c.retrying = c.Pool.TryRetry(); !c.retrying {
 			f.Stats.RetriesDenied.Inc()
@@ -140,11 +144,11 @@ func (f *Forwarder) again(c *Call, fail *Failure, replayed *bool) bool {
 	return true
 }
 
-// backOff waits for d, less up to a half of it by chance, or until the call
-// is interrupted.
+// backOff waits for d, less up to a half of it by chance. It returns false when
+// the call is interrupted, or would have no time left for an attempt.
 func (f *Forwarder) backOff(c *Call, d time.Duration) bool {
-	if !c.deadline.IsZero() {
-		d = min(d, time.Until(c.deadline))
+	if !c.deadline.IsZero() && time.Until(c.deadline) < d {
+		return false
 	}
 	t := time.NewTimer(d - time.Duration(f.Jitter()*float64(d)/2))
 	defer t.Stop()
@@ -208,7 +212,7 @@ func (f *Forwarder) blame(u *Upstream, b *route.Backend, fail *Failure) {
 		b.Succeeded(now)
 		return
 	default:
-		return // the client left, or its request was at fault
+		return // the client left, or the gateway's own key is wrong
 	}
 	b.Penalize(now)
 	if ejected {
@@ -229,13 +233,14 @@ func (f *Forwarder) attempt(c *Call, u *Upstream, fresh bool) error {
 		return &dialError{err}
 	}
 	if !c.attach(u, p, k) {
-		c.dirty = false // nothing was written
-		return c.reason(errBackendDead)
+		c.dirty = false      // nothing was written
+		return c.reason(nil) // attach refuses an interrupted call only
 	}
 	sendErr := c.send(u)
 	if sendErr == nil || errors.Is(sendErr, errLost) { // an engine may refuse a body before it has read it
 		c.limit(f.Timeouts.FirstByte)
 		if err = c.readHead(); err == nil {
+			c.head.keepAlive = c.head.keepAlive && sendErr == nil
 			return nil
 		}
 	}

@@ -9,8 +9,9 @@ import (
 	"github.com/llmproxy/llmproxy/pkg/stats"
 )
 
-// Status, ContentType, Length and Field describe the answer of a successful
-// Open. Length is -1 when it is not known. The slices are valid until Relay.
+// Status, ContentType, Length, SSE and Fields describe the answer of a
+// successful Open. Length is -1 when it is not known. The slices are valid until
+// Close.
 func (c *Call) Status() int         { return c.head.status }
 func (c *Call) ContentType() []byte { return c.head.contentType }
 func (c *Call) Length() int         { return int(c.length) }
@@ -45,7 +46,7 @@ func (c *Call) Relay(w io.Writer) error {
 			return nil
 		}
 		var err error
-		c.limit(c.idle)
+		c.limitSilence()
 		p, err = c.read()
 		if errors.Is(err, io.EOF) {
 			c.upstreamDone()
@@ -63,7 +64,7 @@ func (c *Call) broken(err error) error {
 		return err
 	}
 	c.Outcome = stats.Broken
-	if !errors.Is(err, ErrShuttingDown) && c.Backend.Failed(route.FailAnswer, time.Now()) {
+	if !errors.Is(err, ErrShuttingDown) && !c.late() && c.Backend.Failed(route.FailAnswer, time.Now()) {
 		c.up.stats.Ejections.Inc()
 	}
 	return &brokenError{err}

@@ -23,8 +23,9 @@ func newPool(t *testing.T) *route.Pool {
 	return r.Pool
 }
 
-// TestBackOff: the wait is cut by chance to a half at most, by the request's
-// deadline, and by an interruption.
+// TestBackOff: the wait is cut by chance to a half at most, and by an
+// interruption; one beyond the request's deadline, which would leave no time for
+// an attempt, is not begun.
 func TestBackOff(t *testing.T) {
 	for _, w := range []struct {
 		name     string
@@ -38,8 +39,9 @@ func TestBackOff(t *testing.T) {
 		{"without chance", 0, 10 * time.Second, 0, 0, 10 * time.Second, true},
 		{"with half of it", 0.5, 10 * time.Second, 0, 0, 7500 * time.Millisecond, true},
 		{"with all of it", 0.999999, 10 * time.Second, 0, 0, 5 * time.Second, true},
-		{"a deadline before", 0, 10 * time.Second, 3 * time.Second, 0, 3 * time.Second, true},
-		{"a deadline long over", 0, 10 * time.Second, -time.Second, 0, 0, true},
+		{"a deadline after", 0, 10 * time.Second, 11 * time.Second, 0, 10 * time.Second, true},
+		{"a deadline before", 0, 10 * time.Second, 3 * time.Second, 0, 0, false},
+		{"a deadline long over", 0, 10 * time.Second, -time.Second, 0, 0, false},
 		{"the client leaves", 0, 10 * time.Second, 0, 2 * time.Second, 2 * time.Second, false},
 	} {
 		t.Run(w.name, func(t *testing.T) {

@@ -106,8 +106,8 @@ func (c *Call) readHead() error {
 	for {
 		buf, n, err := c.conn.readReady()
 		if err != nil {
-			if len(c.headBytes) > 0 && errors.Is(err, io.EOF) {
-				return io.ErrUnexpectedEOF
+			if len(c.headBytes) > 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
+				return io.ErrUnexpectedEOF // an answer had begun
 			}
 			return lost(err)
 		}
@@ -122,7 +122,7 @@ func (c *Call) readHead() error {
 			end = n
 			k, err = c.head.parse(c.headBytes)
 		}
-		if err == nil && k == 0 && len(c.headBytes) > maxHead {
+		if err == nil && (k > maxHead || k == 0 && len(c.headBytes) > maxHead) {
 			err = errMalformed
 		}
 		if err == nil && k > 0 {

@@ -139,6 +139,12 @@ func (a *AccessLog) write(x *Exchange, now time.Time) {
 	b = strconv.AppendInt(append(b, `,"bytes":`...), x.written, 10)
 	b = append(b, "}\n"...)
 	select {
+	case <-a.stop:
+		a.stats.LogDropped.Inc()
+		return
+	default:
+	}
+	select {
 	case a.lines <- b:
 	default:
 		a.stats.LogDropped.Inc()

@@ -82,6 +82,7 @@ func (g *Gateway) recycle(x *Exchange) {
 	if cap(header) > maxHeaderKept {
 		header = nil
 	}
+	x.request.Reset()
 	request := x.request
 	*x = Exchange{gateway: g, call: x.call, left: x.left, header: header, request: request}
 	g.exchanges.Put(x)
@@ -142,7 +143,7 @@ func (x *Exchange) refuse(ctx *fasthttp.RequestCtx, err *openai.Error) {
 // fail answers a request for which no backend had an answer.
 func (x *Exchange) fail(ctx *fasthttp.RequestCtx, fail *forward.Failure) {
 	if x.call.Interrupted() == forward.ClientLeft {
-		// Only one that half-closed its connection may still read this.
+		// Only one that had half-closed its connection before may read this.
 		x.refuse(ctx, openai.BadRequest("", "the connection was closed from your side before there was an answer"))
 		ctx.SetConnectionClose()
 		x.complete = false
@@ -172,12 +173,6 @@ func writeError(ctx *fasthttp.RequestCtx, e *endpoint, err *openai.Error) {
 		seconds := max(1, int((err.RetryAfter+time.Second-1)/time.Second))
 		h.Set(fasthttp.HeaderRetryAfter, strconv.Itoa(seconds))
 		h.Set("Retry-After-Ms", strconv.FormatInt(err.RetryAfter.Milliseconds(), 10))
-	}
-	switch err.Retry {
-	case openai.RetryYes:
-		h.Set("X-Should-Retry", "true")
-	case openai.RetryNo:
-		h.Set("X-Should-Retry", "false")
 	}
 	ctx.Response.SetBodyRaw(e.appendError(nil, err))
 }

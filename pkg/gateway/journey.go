@@ -64,7 +64,7 @@ func (x *Exchange) parse(ctx *fasthttp.RequestCtx) *openai.Error {
 	if bad, ok := errors.AsType[*openai.SyntaxError](err); ok {
 		return openai.BadRequest(bad.Param, bad.Message)
 	}
-	return nil
+	return openai.BadRequest("", err.Error())
 }
 
 // isJSON tells whether a body of that type is read. None at all will do; the
@@ -89,7 +89,7 @@ func (x *Exchange) resolve(ctx *fasthttp.RequestCtx) *openai.Error {
 	if x.record != nil {
 		x.record.model = strings.Clone(x.request.Model)
 	}
-	if r.Model != "" && r.Model != x.request.Model && x.request.Model != "" {
+	if r.Model != "" {
 		c.Model = r.Model
 		c.Body = x.request.Splice(x.parts[:0], ctx.Request.Body(), r.Model)
 	} else {
@@ -118,7 +118,7 @@ func (x *Exchange) open(ctx *fasthttp.RequestCtx) *forward.Failure {
 	return fail
 }
 
-// left is called by the watch, from its own goroutine.
+// leave is called by the watch, from its own goroutine.
 func (x *Exchange) leave(cause listener.Cause) {
 	if cause == listener.Interrupted {
 		x.call.Interrupt(forward.ShuttingDown)
@@ -145,8 +145,8 @@ func (x *Exchange) relay(ctx *fasthttp.RequestCtx) {
 		h.SetCanonical(cacheControl, noCache)
 		h.SetCanonical(xAccelBuffering, no)
 	}
-	if x.status == fasthttp.StatusNoContent || x.status == fasthttp.StatusNotModified {
-		x.complete = c.Relay(io.Discard) == nil // the server writes no body for these
+	if x.status == fasthttp.StatusNoContent {
+		x.complete = c.Relay(io.Discard) == nil // the server writes no body for it
 		return
 	}
 	x.relayed = true

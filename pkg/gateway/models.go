@@ -133,37 +133,40 @@ func (c card) id() string {
 }
 
 func (g *Gateway) listModels(ctx *fasthttp.RequestCtx) {
-	g.writeJSON(ctx, struct {
+	x := g.accept(ctx, nil)
+	defer x.finish()
+	x.answer(ctx, struct {
 		Object string `json:"object"`
 		Data   []card `json:"data"`
-	}{"list", g.View().Models.current()})
+	}{"list", x.view.Models.current()})
 }
 
 func (g *Gateway) oneModel(ctx *fasthttp.RequestCtx) {
+	x := g.accept(ctx, nil)
+	defer x.finish()
 	id, _ := ctx.UserValue("id").(string)
 	if name, err := url.PathUnescape(id); err == nil {
 		id = name // the SDKs escape the slash in a name; the router matches raw paths
 	}
-	for _, c := range g.View().Models.current() {
+	for _, c := range x.view.Models.current() {
 		if c.id() == id {
-			g.writeJSON(ctx, c)
+			x.answer(ctx, c)
 			return
 		}
 	}
-	g.refuse(ctx, openai.ModelNotFound(id))
+	x.refuse(ctx, openai.ModelNotFound(id))
 }
 
-func (g *Gateway) writeJSON(ctx *fasthttp.RequestCtx, v any) {
+// answer is a JSON answer of the gateway's own.
+func (x *Exchange) answer(ctx *fasthttp.RequestCtx, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		g.log.Error("BUG: cannot marshal", "error", err)
-		g.refuse(ctx, openai.Internal())
+		x.gateway.log.Error("BUG: cannot marshal", "error", err)
+		x.refuse(ctx, openai.Internal())
 		return
 	}
-	x := g.accept(ctx, nil)
 	x.status, x.complete = fasthttp.StatusOK, true
 	x.setHeader(&ctx.Response.Header)
 	ctx.Response.Header.SetContentTypeBytes(contentJSON)
 	ctx.SetBody(b)
-	x.finish()
 }

@@ -10,17 +10,6 @@ import (
 	"github.com/goccy/go-json/jsontext"
 )
 
-// Retry is what the x-should-retry response header tells an official SDK.
-type Retry uint8
-
-// The values of the x-should-retry header. RetryUnset sends none and leaves the
-// decision to the SDK's own table (408, 409, 429 and 5xx are tried again).
-const (
-	RetryUnset Retry = iota
-	RetryYes
-	RetryNo
-)
-
 // Error is OpenAI's error object with the status it travels under.
 // The message is for the client: it never carries addresses or internal texts.
 type Error struct {
@@ -30,7 +19,6 @@ type Error struct {
 	Param      string        // the request field at fault; "" is sent as null
 	Code       string        // stable and machine-readable; "" is sent as null
 	RetryAfter time.Duration // for the Retry-After header; 0 sends none
-	Retry      Retry
 }
 
 // Error makes *Error an error; the text is for logs.

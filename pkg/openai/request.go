@@ -42,6 +42,11 @@ func (e *SyntaxError) Error() string {
 	return e.Param + ": " + e.Message
 }
 
+// Reset forgets the request and keeps the memory of its own.
+func (r *Request) Reset() {
+	*r = Request{MaxTokens: -1, decoded: reuse(r.decoded), quoted: reuse(r.quoted)}
+}
+
 // Parse reads body, validates all of it as JSON (RFC 8259, in valid UTF-8, nested
 // at most 64 deep, an object at the top) and finds the fields that Request names.
 // It keeps the body's bytes, copies none, and allocates nothing unless the model's
@@ -55,7 +60,7 @@ func (e *SyntaxError) Error() string {
 //
 // The error is a *SyntaxError, and r then tells nothing.
 func (r *Request) Parse(body []byte) error {
-	*r = Request{MaxTokens: -1, decoded: reuse(r.decoded), quoted: reuse(r.quoted)}
+	r.Reset()
 	s := scanner{b: body, r: r}
 	if !s.body() {
 		return s.err

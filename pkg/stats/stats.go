@@ -26,7 +26,7 @@ const (
 	DialFailed                  // no connection: refused, unresolvable, timed out
 	Lost                        // the connection ended before the first byte of an answer
 	Timeout                     // no answer within timeouts.first_byte, or total
-	Overloaded                  // 429, 503 or "queue full"
+	Overloaded                  // 429, or a 503 that says "queue full"
 	ServerError                 // other 5xx, an error event as the first event, a malformed answer
 	Unauthorized                // the engine refused the gateway's own key
 	ClientGone                  // the client left first, or the gateway stopped; says nothing about the backend
