@@ -39,6 +39,7 @@ type engine struct {
 	upstream *forward.Upstream
 	client   *http.Client
 	silent   atomic.Bool // the last check had no answer at all, not even a refusal
+	before   *engine     // what it replaces, if that had requests under way
 }
 
 func (a *App) build(c *config.Config, old *generation) (*generation, error) {
@@ -143,18 +144,25 @@ func (a *App) engine(b config.Backend, connect time.Duration, old *generation) (
 		}
 		c.CA = string(pem)
 	}
+	var before *engine
 	if old != nil {
 		for _, e := range old.engines {
 			if e.config == c {
 				return e, nil
 			}
+			if e.config.Name == c.Name && e.config.URL == c.URL {
+				before = e
+			}
 		}
+	}
+	for before != nil && !before.upstream.Busy() {
+		before = before.before
 	}
 	u, err := forward.NewUpstream(c, a.stats.Backend(b.Name), a.options.Dial)
 	if err != nil {
 		return nil, err
 	}
-	return &engine{config: c, upstream: u, client: plainClient(c, a.options.Dial)}, nil
+	return &engine{config: c, upstream: u, client: plainClient(c, a.options.Dial), before: before}, nil
 }
 
 // plainClient is for what is rare: it follows no redirect and uses no proxy of
@@ -229,7 +237,7 @@ func (g *generation) start(a *App) {
 		}
 		a.log.Warn("backend is unhealthy", "backend", b.Name, "reason", reason)
 		if e := g.engines[b.Index]; e.silent.Load() {
-			e.upstream.Abandon() // it answers nobody: what waits for it goes elsewhere
+			e.abandon() // it answers nobody: what waits for it goes elsewhere
 		}
 	}
 	g.checker = health.Start(context.Background(), g.view.Table, o, func(b *route.Backend) health.Check {
@@ -285,6 +293,14 @@ func (g *generation) close() {
 	}
 	for _, e := range g.engines {
 		e.close()
+	}
+}
+
+// abandon is for the requests of those it replaced too: they run on the same
+// host.
+func (e *engine) abandon() {
+	for ; e != nil; e = e.before {
+		e.upstream.Abandon()
 	}
 }
 

@@ -3,6 +3,7 @@ package app_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -166,4 +167,41 @@ func TestAccessLogLineIsOfItsOwnRequest(t *testing.T) {
 	if n := strings.Count(string(lines), `"stream":true`); n != 1 || strings.Count(string(lines), "\n") != 21 {
 		t.Errorf("%d lines of streams, want 1:\n%s", n, lines)
 	}
+}
+
+// A reload may change how a backend is reached; when its host then goes silent,
+// the streams on the old connections must be told as well.
+func TestSilentHostEndsStreamsOfBeforeAReload(t *testing.T) {
+	e := apptest.StartEngine(t, mockvllm.Options{})
+	yaml := func(keepAlive string) string {
+		return fmt.Sprintf("backends: [{url: %q, name: e0, keep_alive: %s}]\n"+
+			"health_check: {interval: 100ms, timeout: 100ms, unhealthy_threshold: 2}\ntimeouts: {between_chunks: 0}\n", e.URL, keepAlive)
+	}
+	g := apptest.Start(t, yaml("4s"))
+	resp, err := http.Post(g.URL+"/v1/chat/completions", "application/json",
+		strings.NewReader(strings.TrimSuffix(streamChat, "}")+`,"mock_fault":"stall=2"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := g.Reload(apptest.Config(t, yaml("3s"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Fault(mockvllm.FaultRule{Fault: "hang", Path: "/health"}); err != nil {
+		t.Fatal(err)
+	}
+	body := make(chan string, 1)
+	go func() {
+		b, _ := io.ReadAll(resp.Body)
+		body <- string(b)
+	}()
+	select {
+	case b := <-body:
+		if !strings.Contains(b, `data: {"error":`) || strings.Contains(b, "[DONE]") {
+			t.Errorf("the stream ended with %q", b)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the stream hangs")
+	}
+	e.ClearFaults()
 }

@@ -236,6 +236,13 @@ func (u *Upstream) Abandon() {
 	}
 }
 
+// Busy tells whether a request is on this upstream.
+func (u *Upstream) Busy() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.calls != nil
+}
+
 // Close ends the idle connections now and the others when their requests are
 // through.
 func (u *Upstream) Close() {

@@ -82,8 +82,6 @@ const (
 
 var phaseNames = [NPhases]string{"waiting", "streaming"}
 
-func (p Phase) String() string { return phaseNames[p] }
-
 // New returns an empty set for a gateway of the given version.
 func New(version, goVersion string) *Set {
 	ms := metrics.NewSet()
