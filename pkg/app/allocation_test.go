@@ -16,8 +16,8 @@ import (
 // are kept alive, from the client's first byte to the last of the answer: the
 // server, the journey, the transport and the metrics together.
 const (
-	wholeBudget  = 2 // one of them is fasthttp's, for the first byte of a request
-	streamBudget = 3 // another is fasthttp's, for the first chunk
+	wholeBudget  = 2   // one of them is fasthttp's, for the first byte of a request
+	streamBudget = 5.5 // others are fasthttp's for handing a connection over, and the goroutine that takes it; none is an event's
 )
 
 // TestRequestAllocations measures whole requests against an engine that

@@ -278,9 +278,10 @@ func (a *App) Close() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var stopping sync.WaitGroup
 	// It closes the listener and idle connections, and goes on closing them,
-	// until ctx ends. What it waits for is no measure: it does not know
-	// hijacked connections.
+	// until ctx ends. What it waits for is no measure: it does not know the
+	// connections of streams, nor those idle after one.
 	stopping.Go(func() { _ = a.server.ShutdownWithContext(ctx) })
+	a.listener.CloseIdle()
 	if !a.drained(time.Duration(s.ShutdownTimeout)) {
 		a.log.Warn("interrupting what is still open after shutdown_timeout", "open_connections", a.listener.Stats().Open)
 		a.listener.Interrupt()

@@ -182,3 +182,24 @@ func (f *framing) end() error {
 	}
 	return io.ErrUnexpectedEOF
 }
+
+var lastChunk = []byte("0\r\n\r\n")
+
+// frame makes one chunk of p, a part of buf's room, without moving it; and the
+// body's last chunk behind it when it is the last.
+func frame(buf *readBuffer, p []byte, last bool) []byte {
+	const digits = "0123456789abcdef"
+	begin := bufferSize - roomAfter - cap(p)
+	end := begin + len(p)
+	begin -= 2
+	copy(buf[begin:], "\r\n")
+	for n := len(p); n > 0; n >>= 4 {
+		begin--
+		buf[begin] = digits[n&15]
+	}
+	end += copy(buf[end:], "\r\n")
+	if last {
+		end += copy(buf[end:], lastChunk)
+	}
+	return buf[begin:end]
+}

@@ -46,6 +46,11 @@ type Call struct {
 	length    int64  // of the body for the client, -1 when it is not known
 	sse       bool
 	Events    openai.Events
+	// Chunked makes Relay write in HTTP/1.1 chunks (RFC 9112, section 7.1), the
+	// last one included; the caller's to set once the answer is open.
+	Chunked bool
+	// Relayed counts the bytes of the body that were handed to the client.
+	Relayed int64
 	// FirstToken and LastByte are when the first token and the last bytes of
 	// a stream were relayed; zero when they were not, or it was no stream.
 	FirstToken, LastByte time.Time
@@ -62,16 +67,16 @@ type Call struct {
 	pooled   pooled
 	conn     *conn
 	framing  framing
-	buf      *[readSize]byte // holds what held points into
-	held     []byte          // read from the upstream, not yet relayed
-	first    []byte          // what held points into when one read did not do
-	opened   bool            // Open succeeded
-	dirty    bool            // the connection must not be used again
-	sends    int             // requests written, replays included
-	picked   time.Time       // when the attempt's backend was chosen
-	sent     time.Time       // when the attempt began
-	deadline time.Time       // timeouts.total; zero for none
-	idle     time.Duration   // timeouts.between_chunks
+	buf      *readBuffer   // holds what held points into
+	held     []byte        // read from the upstream, not yet relayed
+	first    []byte        // what held points into when one read did not do
+	opened   bool          // Open succeeded
+	dirty    bool          // the connection must not be used again
+	sends    int           // requests written, replays included
+	picked   time.Time     // when the attempt's backend was chosen
+	sent     time.Time     // when the attempt began
+	deadline time.Time     // timeouts.total; zero for none
+	idle     time.Duration // timeouts.between_chunks
 
 	tried    route.Tried
 	retrying bool // this call holds a share of the pool's retry budget
@@ -92,7 +97,7 @@ func NewCall() *Call { return &Call{wake: make(chan struct{}, 1)} }
 
 // Reset makes the call ready for its next request. It must have been closed.
 func (c *Call) Reset() {
-	first, headBytes, wake := c.first, c.headBytes, c.wake
+	first, headBytes, wake, fields := c.first, c.headBytes, c.wake, c.head.fields
 	if cap(first) > keepFirst {
 		first = nil
 	}
@@ -103,7 +108,8 @@ func (c *Call) Reset() {
 	case <-wake:
 	default:
 	}
-	*c = Call{first: first[:0], headBytes: headBytes[:0], wake: wake}
+	clear(fields) // they point into what other requests had
+	*c = Call{first: first[:0], headBytes: headBytes[:0], wake: wake, head: head{fields: fields[:0]}}
 }
 
 // keepFirst is how large a buffer a call keeps from one request to the next.
@@ -266,14 +272,14 @@ func (c *Call) reason(err error) error {
 func (c *Call) read() ([]byte, error) {
 	c.dropBuffer()
 	for !c.framing.done() {
-		buf, n, err := c.conn.readReady()
+		buf, in, err := c.conn.readReady()
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil, c.framing.end()
 			}
 			return nil, c.reason(err)
 		}
-		out, err := c.framing.decode(buf[:n])
+		out, err := c.framing.decode(in)
 		if errors.Is(err, errExcess) && c.framing.done() {
 			err = nil // the body is whole; the connection is not used again
 			c.head.keepAlive = false

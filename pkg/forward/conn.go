@@ -11,13 +11,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readSize is what one read of an upstream takes at most, and so what one
-// write to a client carries at most.
-const readSize = 32 << 10
+// A read buffer has room around what is read into it, so that a chunk's size
+// line and line end can be written there and all of it leaves in one write.
+const (
+	bufferSize = 32 << 10
+	roomBefore = 8 // "7fff\r\n"
+	roomAfter  = 7 // "\r\n0\r\n\r\n"
+	// readSize is what one read of an upstream takes at most, and so what one
+	// write to a client carries at most.
+	readSize = bufferSize - roomBefore - roomAfter
+)
+
+type readBuffer [bufferSize]byte
 
 // readBuffers holds the buffers between two reads. A stream that waits for its
 // next token owns none.
-var readBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
+var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
+
+// room is the part of the buffer to read into.
+func (b *readBuffer) room() []byte { return b[roomBefore : roomBefore+readSize : roomBefore+readSize] }
 
 // conn is an upstream connection. HostClient pools it as a net.Conn; between
 // two requests it belongs to nobody.
@@ -29,7 +41,7 @@ type conn struct {
 	// What readReady hands from the callback of RawConn.Read to its caller;
 	// the callback is bound once so that a read allocates nothing.
 	onReadable func(fd uintptr) bool
-	buf        *[readSize]byte
+	buf        *readBuffer
 	n          int
 	err        error
 
@@ -53,28 +65,31 @@ func newConn(raw net.Conn, t *tls.Conn) *conn {
 
 // readReady waits until the connection has bytes and returns them in a pooled
 // buffer, which is taken only then and is the caller's to give back.
-func (c *conn) readReady() (*[readSize]byte, int, error) {
+func (c *conn) readReady() (*readBuffer, []byte, error) {
 	if c.sys == nil {
-		buf := readBuffers.Get().(*[readSize]byte)
-		n, err := c.Conn.Read(buf[:])
+		buf := readBuffers.Get().(*readBuffer)
+		n, err := c.Conn.Read(buf.room())
 		if n > 0 {
-			return buf, n, nil
+			return buf, buf.room()[:n], nil
 		}
 		readBuffers.Put(buf)
-		return nil, 0, err
+		return nil, nil, err
 	}
 	if err := c.sys.Read(c.onReadable); err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	buf := c.buf
 	c.buf = nil
-	return buf, c.n, c.err
+	if c.err != nil {
+		return nil, nil, c.err
+	}
+	return buf, buf.room()[:c.n], nil
 }
 
 func (c *conn) readOnce(fd uintptr) bool {
-	buf := readBuffers.Get().(*[readSize]byte)
+	buf := readBuffers.Get().(*readBuffer)
 	for {
-		n, err := unix.Read(int(fd), buf[:])
+		n, err := unix.Read(int(fd), buf.room())
 		if err == unix.EINTR {
 			continue
 		}

@@ -189,7 +189,7 @@ func eventFailure(data []byte) *Failure {
 // retryAfter is the engine's Retry-After in seconds (RFC 9110, section
 // 10.2.3), zero when there is none. Dates are not read: no engine sends one.
 func (c *Call) retryAfter() time.Duration {
-	for _, h := range c.head.fields[:c.head.nfields] {
+	for _, h := range c.head.fields {
 		if is(h.name, "retry-after") {
 			if n, ok := parseLength(h.value); ok && n < 3600 {
 				return time.Duration(n) * time.Second

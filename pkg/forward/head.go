@@ -22,8 +22,7 @@ type head struct {
 	length      int64 // bytes of body, chunked or toClose
 	keepAlive   bool
 	contentType []byte
-	fields      [maxFields]field
-	nfields     int
+	fields      []field
 }
 
 const (
@@ -118,7 +117,7 @@ func (h *head) statusLine(l []byte) error {
 	if status < 100 || status > 599 {
 		return errMalformed
 	}
-	*h = head{status: status, length: toClose, keepAlive: l[7] == '1'}
+	*h = head{status: status, length: toClose, keepAlive: l[7] == '1', fields: h.fields[:0]}
 	return nil
 }
 
@@ -156,9 +155,8 @@ func (h *head) headerLine(l []byte) error {
 		if containsToken(value, "close") {
 			h.keepAlive = false
 		}
-	case passes(name) && h.nfields < maxFields:
-		h.fields[h.nfields] = field{name, value}
-		h.nfields++
+	case passes(name) && len(h.fields) < maxFields:
+		h.fields = append(h.fields, field{name, value})
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func TestHead(t *testing.T) {
 				return
 			}
 			fields := ""
-			for _, f := range h.fields[:h.nfields] {
+			for _, f := range h.fields {
 				fields += string(f.name) + "=" + string(f.value) + " "
 			}
 			if err != nil || n != len(w.in) || h.status != w.status || h.length != w.length || h.keepAlive != w.keepAlive || fields != w.fields {
@@ -94,7 +94,7 @@ func FuzzHead(f *testing.F) {
 		if h.status < 200 || h.status > 999 || h.length < toClose || bytes.IndexByte(in[:n], '\n') < 0 {
 			t.Fatalf("accepted %+v", h)
 		}
-		for _, field := range h.fields[:h.nfields] {
+		for _, field := range h.fields {
 			if bytes.ContainsAny(field.name, "\r\n\x00: ") || bytes.ContainsAny(field.value, "\r\n\x00") {
 				t.Fatalf("a field could inject lines: %q: %q", field.name, field.value)
 			}

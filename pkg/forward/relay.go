@@ -19,7 +19,7 @@ func (c *Call) SSE() bool           { return c.sse }
 
 // Fields calls f with each header field of the engine that the client may see.
 func (c *Call) Fields(f func(name, value []byte)) {
-	for _, h := range c.head.fields[:c.head.nfields] {
+	for _, h := range c.head.fields {
 		f(h.name, h.value)
 	}
 }
@@ -32,31 +32,73 @@ var ErrBroken = errors.New("upstream answer ended early")
 // Write, at once. An error that is not an ErrBroken came from w or from the
 // client's leaving.
 func (c *Call) Relay(w io.Writer) error {
-	p := c.held
-	for {
+	ended := false // the last chunk went out with the one before it
+	for p := c.held; ; {
 		if len(p) > 0 {
 			c.watch(p)
-			if _, err := w.Write(p); err != nil {
+			c.Relayed += int64(len(p))
+			ended = c.framing.done()
+			if err := c.write(w, p, ended); err != nil {
 				return err
 			}
 		}
 		c.dropBuffer()
-		if c.conn == nil { // it was read to its end before it was opened
-			c.Outcome = stats.OK
-			return nil
+		var err error = io.EOF
+		if c.conn != nil { // else it was read to its end before it was opened
+			c.limitSilence()
+			p, err = c.read()
 		}
-		var err error
-		c.limitSilence()
-		p, err = c.read()
 		if errors.Is(err, io.EOF) {
 			c.upstreamDone()
 			c.Outcome = stats.OK
+			if c.Chunked && !ended {
+				_, err = w.Write(lastChunk)
+				return err
+			}
 			return nil
 		}
 		if err != nil {
 			return c.broken(err)
 		}
 	}
+}
+
+// End writes p, the caller's own end of an answer that broke, and the last chunk
+// where there are chunks.
+func (c *Call) End(w io.Writer, p []byte) error {
+	c.dropBuffer()
+	c.Relayed += int64(len(p))
+	if len(p) > 0 {
+		return c.write(w, p, true)
+	}
+	if c.Chunked {
+		_, err := w.Write(lastChunk)
+		return err
+	}
+	return nil
+}
+
+// write passes p on, framed when the client wants chunks.
+func (c *Call) write(w io.Writer, p []byte, last bool) error {
+	if !c.Chunked {
+		_, err := w.Write(p)
+		return err
+	}
+	if c.buf != nil {
+		_, err := w.Write(frame(c.buf, p, last))
+		return err
+	}
+	// It was gathered from several reads, which happens once a stream at most.
+	buf := readBuffers.Get().(*readBuffer)
+	defer readBuffers.Put(buf)
+	for len(p) > 0 {
+		n := copy(buf.room(), p)
+		p = p[n:]
+		if _, err := w.Write(frame(buf, buf.room()[:n], last && len(p) == 0)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Call) broken(err error) error {

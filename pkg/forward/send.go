@@ -30,7 +30,7 @@ func (c *Call) send(u *Upstream) error {
 	for _, part := range c.Body {
 		length += len(part)
 	}
-	buf := readBuffers.Get().(*[readSize]byte)
+	buf := readBuffers.Get().(*readBuffer)
 	defer readBuffers.Put(buf)
 	out := c.appendHead(buf[:0], u, length)
 	if length <= smallBody {
@@ -104,29 +104,29 @@ func (c *Call) appendHead(b []byte, u *Upstream, length int) []byte {
 func (c *Call) readHead() error {
 	c.headBytes = c.headBytes[:0]
 	for {
-		buf, n, err := c.conn.readReady()
+		buf, in, err := c.conn.readReady()
 		if err != nil {
 			if len(c.headBytes) > 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
 				return io.ErrUnexpectedEOF // an answer had begun
 			}
 			return lost(err)
 		}
-		end := n
-		if i := bytes.Index(buf[:n], headEnd); i >= 0 && len(c.headBytes) == 0 {
+		end := len(in)
+		if i := bytes.Index(in, headEnd); i >= 0 && len(c.headBytes) == 0 {
 			end = i + len(headEnd) // the usual case: nothing but the head is copied
 		}
-		c.headBytes = append(c.headBytes, buf[:end]...)
+		c.headBytes = append(c.headBytes, in[:end]...)
 		k, err := c.head.parse(c.headBytes)
-		if err == nil && k == 0 && end < n { // that was an interim response
-			c.headBytes = append(c.headBytes, buf[end:n]...)
-			end = n
+		if err == nil && k == 0 && end < len(in) { // that was an interim response
+			c.headBytes = append(c.headBytes, in[end:]...)
+			end = len(in)
 			k, err = c.head.parse(c.headBytes)
 		}
 		if err == nil && (k > maxHead || k == 0 && len(c.headBytes) > maxHead) {
 			err = errMalformed
 		}
 		if err == nil && k > 0 {
-			return c.hold(buf, n, end-(len(c.headBytes)-k))
+			return c.hold(buf, in[end-(len(c.headBytes)-k):])
 		}
 		readBuffers.Put(buf)
 		if err != nil {
@@ -137,11 +137,11 @@ func (c *Call) readHead() error {
 
 var headEnd = []byte("\r\n\r\n")
 
-// hold keeps the body bytes that came with the head: buf[from:n].
-func (c *Call) hold(buf *[readSize]byte, n, from int) error {
+// hold keeps the body bytes that came with the head, which stand in buf.
+func (c *Call) hold(buf *readBuffer, in []byte) error {
 	c.framing.reset(c.head.length)
 	c.first = c.first[:0] // of an attempt before this one
-	out, err := c.framing.decode(buf[from:n])
+	out, err := c.framing.decode(in)
 	if errors.Is(err, errExcess) && c.framing.done() {
 		err = nil
 		c.head.keepAlive = false

@@ -136,7 +136,7 @@ func (a *AccessLog) write(x *Exchange, now time.Time) {
 	}
 	b = appendMillis(append(b, `,"duration_ms":`...), now.Sub(x.start))
 	b = strconv.AppendInt(append(b, `,"events":`...), int64(c.Events.Count), 10)
-	b = strconv.AppendInt(append(b, `,"bytes":`...), x.written, 10)
+	b = strconv.AppendInt(append(b, `,"bytes":`...), x.call.Relayed, 10)
 	b = append(b, "}\n"...)
 	select {
 	case <-a.stop:

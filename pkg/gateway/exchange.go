@@ -8,7 +8,6 @@ import (
 	"net"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -27,6 +26,7 @@ type Exchange struct {
 	endpoint *endpoint
 	conn     *listener.Conn // nil when the server does not listen on ours
 	left     func(listener.Cause)
+	taken    fasthttp.HijackHandler
 	start    time.Time
 	id       [32]byte
 	request  openai.Request
@@ -36,10 +36,11 @@ type Exchange struct {
 	access   *AccessLog // nil when it is off
 	record   *record    // what it wants of the request
 
-	client   io.Writer // while WriteTo runs
-	written  int64     // bytes of body that went to the client
+	client   io.Writer // while the answer is relayed
+	head     *[]byte   // of a stream, until its first bytes go out
+	again    bool      // the stream's connection serves another request
 	status   int
-	relayed  bool // the server has the exchange and will close it
+	relayed  bool // the second half has the exchange and will finish it
 	complete bool // the answer went out whole
 	finished bool
 }
@@ -47,6 +48,7 @@ type Exchange struct {
 func newExchange(g *Gateway) *Exchange {
 	x := &Exchange{gateway: g, call: forward.NewCall()}
 	x.left = x.leave // bound once: a method value allocates
+	x.taken = func(c net.Conn) { go x.stream(release(c)) }
 	return x
 }
 
@@ -84,7 +86,7 @@ func (g *Gateway) recycle(x *Exchange) {
 	}
 	x.request.Reset()
 	request := x.request
-	*x = Exchange{gateway: g, call: x.call, left: x.left, header: header, request: request}
+	*x = Exchange{gateway: g, call: x.call, left: x.left, taken: x.taken, header: header, request: request}
 	g.exchanges.Put(x)
 }
 
@@ -196,30 +198,6 @@ func (x *Exchange) Read([]byte) (int, error) {
 
 // SupportsBodyWriteTo makes fasthttp use WriteTo.
 func (x *Exchange) SupportsBodyWriteTo() bool { return true }
-
-// relayUnframed streams to an HTTP/1.0 client, which knows no chunks: the end
-// of the connection ends the body. The server frames every stream, so the
-// connection is taken from it.
-func (x *Exchange) relayUnframed(ctx *fasthttp.RequestCtx) {
-	var head strings.Builder
-	head.WriteString("HTTP/1.0 " + strconv.Itoa(x.status) + " " + fasthttp.StatusMessage(x.status) + "\r\nConnection: close\r\n")
-	for name, value := range ctx.Response.Header.All() {
-		head.WriteString(string(name) + ": " + string(value) + "\r\n")
-	}
-	head.WriteString("\r\n")
-	ctx.HijackSetNoResponse(true)
-	ctx.Hijack(func(c net.Conn) {
-		defer func() {
-			if p := recover(); p != nil {
-				x.gateway.panicked(p)
-			}
-			x.finish()
-		}()
-		if _, err := io.WriteString(c, head.String()); err == nil {
-			_, _ = x.WriteTo(c) // the connection ends either way
-		}
-	})
-}
 
 // account counts the finished request.
 func (x *Exchange) account(now time.Time) {

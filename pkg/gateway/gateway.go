@@ -57,6 +57,9 @@ type Gateway struct {
 	access    atomic.Pointer[AccessLog]
 	draining  atomic.Bool
 	log       *slog.Logger
+
+	server      *fasthttp.Server
+	idleTimeout time.Duration
 }
 
 // New returns a gateway that serves by view.
@@ -108,21 +111,21 @@ type Limits struct {
 	IdleTimeout   time.Duration // between two requests of a connection
 }
 
-// writeBuffer is what the server gathers of an answer before it writes: an
-// event of the usual size, or a short answer with its head. Every open stream
-// holds one.
+// writeBuffer is what the server gathers of an answer before it writes: a short
+// answer with its head.
 const writeBuffer = 2 << 10
 
-// Server returns the server to call Serve on with a listener.Listener, under
-// TLS or not.
+// Server returns the gateway's server, to call Serve on with a
+// listener.Listener, under TLS or not. It is called once.
 func (g *Gateway) Server(l Limits) *fasthttp.Server {
-	return &fasthttp.Server{
+	g.idleTimeout = orForever(l.IdleTimeout)
+	g.server = &fasthttp.Server{
 		Handler:                            g.handler(),
 		ErrorHandler:                       g.malformed,
 		HeaderReceived:                     g.headerReceived,
 		ExpectHandler:                      g.expect,
 		ReadTimeout:                        orForever(l.HeaderTimeout),
-		IdleTimeout:                        orForever(l.IdleTimeout),
+		IdleTimeout:                        g.idleTimeout,
 		ReadBufferSize:                     l.MaxHeader,
 		WriteBufferSize:                    writeBuffer,
 		MaxRequestBodySize:                 1 << 30, // headerReceived sets the configured one
@@ -132,11 +135,13 @@ func (g *Gateway) Server(l Limits) *fasthttp.Server {
 		NoDefaultContentType:               true,
 		LazyRequestTime:                    true,
 		CloseOnShutdown:                    true,
+		KeepHijackedConns:                  true, // a stream's connection serves further requests
 		SecureErrorLogMessage:              true,
 		Concurrency:                        1 << 20, // the listener limits connections
 		Logger:                             quiet{},
 		SleepWhenConcurrencyLimitsExceeded: 0,
 	}
+	return g.server
 }
 
 // orForever makes 0 mean no limit, where the server takes it for "another

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"time"
 
@@ -22,11 +23,12 @@ import (
 //	parse    body -> model, stream                          400, 415
 //	resolve  model -> name upstream, pool                   400, 404
 //	open     pick, send, retry, fall back, first event      the engine's status, 429, 502, 503, 504
-//	relay    hands the Exchange to the server as the body
+//	relay    hands the Exchange on
 //
-// The server writes the body after serve has returned, in WriteTo, and closes
-// it, in CloseWithError: that is the second half. Whatever happens, finish runs
-// exactly once.
+// The second half runs after serve has returned. A stream takes the connection
+// from the server and goes on in stream, on a goroutine that holds nothing of
+// the server's. Any other answer is the server's to write: it calls WriteTo and
+// then CloseWithError. Whatever happens, finish runs exactly once.
 func (g *Gateway) serve(ctx *fasthttp.RequestCtx, e *endpoint) {
 	x := g.accept(ctx, e)
 	defer x.unlessRelayed()
@@ -130,7 +132,7 @@ func (x *Exchange) leave(cause listener.Cause) {
 
 var past = time.Unix(1, 0)
 
-// relay sets the answer's head and leaves the body to WriteTo.
+// relay sets the answer's head and leaves its body to the second half.
 func (x *Exchange) relay(ctx *fasthttp.RequestCtx) {
 	c := x.call
 	x.status = c.Status()
@@ -150,39 +152,60 @@ func (x *Exchange) relay(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	x.relayed = true
-	if c.Length() < 0 && !ctx.Request.Header.IsHTTP11() {
-		x.relayUnframed(ctx)
+	if c.Length() < 0 {
+		x.takeOver(ctx)
 		return
 	}
 	ctx.Response.SetBodyStream(x, c.Length())
 }
 
-// WriteTo is the second half of the journey: the server calls it on the
-// connection's goroutine, after serve has returned, and writes and flushes
-// what each Write brings.
-func (x *Exchange) WriteTo(w io.Writer) (n int64, err error) {
+// stream is the second half of the journey of a stream.
+func (x *Exchange) stream(conn net.Conn) {
+	x.client = conn
+	again := x.relayAll() == nil && x.again
+	g := x.gateway
+	x.finish()
+	if again {
+		g.serveNext(conn)
+	} else {
+		_ = conn.Close() // there is nobody to tell
+	}
+}
+
+// WriteTo is the second half of the journey of any other answer: the server
+// calls it on the connection's goroutine, after serve has returned, and writes
+// and flushes what each Write brings.
+func (x *Exchange) WriteTo(w io.Writer) (int64, error) {
+	x.client = w
+	err := x.relayAll()
+	x.client = nil
+	return x.call.Relayed, err
+}
+
+// relayAll passes the answer on to its end.
+func (x *Exchange) relayAll() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			x.gateway.panicked(p)
 			x.call.Outcome = stats.Broken
 			err = errPanicked
 		}
+		x.complete = err == nil
 	}()
-	x.client = w
 	err = x.call.Relay(x)
 	if errors.Is(err, forward.ErrBroken) && x.call.SSE() {
 		err = x.endStream(err)
 	}
-	x.client = nil
-	x.complete = err == nil
-	return x.written, err
+	return err
 }
 
-// Write passes one read of the upstream on to the client.
+// Write passes one read of the upstream on to the client, the first one behind
+// the head of a stream.
 func (x *Exchange) Write(p []byte) (int, error) {
-	n, err := x.client.Write(p)
-	x.written += int64(n)
-	return n, err
+	if x.head != nil {
+		return len(p), x.writeHead(p)
+	}
+	return x.client.Write(p)
 }
 
 var errPanicked = errors.New("panic while an answer was relayed")
@@ -190,16 +213,15 @@ var errPanicked = errors.New("panic while an answer was relayed")
 // endStream tells the client of a stream that broke, by an error event and
 // without [DONE], which would make it look whole.
 func (x *Exchange) endStream(broken error) error {
-	ev := &x.call.Events
-	if ev.Done || ev.Failed {
-		return nil // the client has the end, or knows
-	}
+	c := x.call
 	var b []byte
-	if !ev.AtBoundary() {
-		b = append(b, "\n\n"...)
+	if !c.Events.Done && !c.Events.Failed { // else the client has the end, or knows
+		if !c.Events.AtBoundary() {
+			b = append(b, "\n\n"...)
+		}
+		b = x.endpoint.appendErrorEvent(b, brokenError(broken))
 	}
-	_, err := x.Write(x.endpoint.appendErrorEvent(b, brokenError(broken)))
-	return err
+	return c.End(x, b)
 }
 
 // CloseWithError ends the journey; the server calls it when the body is

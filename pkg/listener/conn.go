@@ -1,7 +1,6 @@
 package listener
 
 import (
-	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -44,6 +43,7 @@ type Conn struct {
 	first firstRead       // how a 1-byte Read of a socket waits
 
 	closed, lingers atomic.Bool
+	idle            atomic.Bool // in Await; whoever clears it decides what comes next
 
 	// mu protects leave and gone, and is held while leave runs.
 	mu    sync.Mutex
@@ -57,14 +57,20 @@ type Conn struct {
 	byHand  bool      // SetWriteDeadline was called with a deadline
 }
 
-// FromConn finds the Conn in c: c itself, or the transport of a *tls.Conn. It
-// returns nil when there is none.
+// FromConn finds the Conn in c: c itself, or what is below a connection that
+// tells, by a method NetConn as *tls.Conn has, what it stands on. It returns nil
+// when there is none.
 func FromConn(c net.Conn) *Conn {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
+	for {
+		switch on := c.(type) {
+		case *Conn:
+			return on
+		case interface{ NetConn() net.Conn }:
+			c = on.NetConn()
+		default:
+			return nil
+		}
 	}
-	own, _ := c.(*Conn)
-	return own
 }
 
 // Watch calls leave once, from another goroutine, when the client goes or the
@@ -118,6 +124,26 @@ func (c *Conn) notify(cause Cause) {
 		}
 	}()
 	leave(cause)
+}
+
+// Await waits until there is something to read, for at most d. It fails when
+// there will be nothing: the time is over, the client left or CloseIdle was
+// called. It must not run beside a Read.
+func (c *Conn) Await(d time.Duration) error {
+	c.idle.Store(true)
+	// CloseIdle sets its flag before it looks at the connections: one of the
+	// two sees the other.
+	if c.l.idleOver.Load() && c.idle.CompareAndSwap(true, false) {
+		return net.ErrClosed
+	}
+	err := c.SetReadDeadline(time.Now().Add(d))
+	if err == nil {
+		err = c.fetch()
+	}
+	if !c.idle.CompareAndSwap(true, false) {
+		return net.ErrClosed
+	}
+	return err
 }
 
 // Linger makes the coming Close wait for the client: it ends our side, reads

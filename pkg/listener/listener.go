@@ -73,6 +73,7 @@ type Listener struct {
 	faults  throttle
 
 	interrupted atomic.Bool
+	idleOver    atomic.Bool // CloseIdle was called
 
 	accepted, acceptFaults                 atomic.Int64
 	refusedMaxConns, refusedPerIP          atomic.Int64
@@ -179,6 +180,17 @@ func (l *Listener) Interrupt() {
 	l.interrupted.Store(true)
 	for _, c := range l.open() {
 		c.notify(Interrupted)
+	}
+}
+
+// CloseIdle closes the connections that are in Await, now and from now on: a
+// shutdown has begun.
+func (l *Listener) CloseIdle() {
+	l.idleOver.Store(true)
+	for _, c := range l.open() {
+		if c.idle.CompareAndSwap(true, false) {
+			c.Close()
+		}
 	}
 }
 

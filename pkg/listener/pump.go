@@ -57,19 +57,34 @@ func (p *pump) run(gone func()) {
 func (p *pump) Read(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.ahead) == 0 && p.err == nil {
-		if !p.deadline.IsZero() && !time.Now().Before(p.deadline) {
-			return 0, os.ErrDeadlineExceeded
-		}
-		p.cond.Wait()
-	}
-	if len(p.ahead) == 0 {
-		return 0, p.err
+	if err := p.wait(); err != nil {
+		return 0, err
 	}
 	n := copy(b, p.ahead)
 	p.ahead = append(p.ahead[:0], p.ahead[n:]...)
 	p.cond.Broadcast()
 	return n, nil
+}
+
+// await waits until Read has something to hand out.
+func (p *pump) await() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wait()
+}
+
+// wait waits for bytes ahead. p.mu is held.
+func (p *pump) wait() error {
+	for len(p.ahead) == 0 && p.err == nil {
+		if !p.deadline.IsZero() && !time.Now().Before(p.deadline) {
+			return os.ErrDeadlineExceeded
+		}
+		p.cond.Wait()
+	}
+	if len(p.ahead) == 0 {
+		return p.err
+	}
+	return nil
 }
 
 func (p *pump) setDeadline(t time.Time) {

@@ -65,22 +65,35 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if c.pump != nil {
 		return c.pump.Read(p)
 	}
-	if f.buf == nil {
-		if len(p) != 1 || f.fill == nil {
-			return c.Conn.Read(p)
-		}
-		if err := c.raw.Read(f.fill); err != nil {
-			return 0, err
-		}
-		if f.buf == nil && f.err == nil {
-			return 0, io.EOF
-		}
-		if f.buf == nil {
-			return 0, &net.OpError{
-				Op: "read", Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(),
-				Err: os.NewSyscallError("read", f.err),
-			}
-		}
+	if f.buf == nil && (len(p) != 1 || f.fill == nil) {
+		return c.Conn.Read(p)
+	}
+	if err := c.fetch(); err != nil {
+		return 0, err
 	}
 	return f.take(p), nil
+}
+
+// fetch waits until there is something to read and holds it back.
+func (c *Conn) fetch() error {
+	f := &c.first
+	if c.pump != nil {
+		return c.pump.await()
+	}
+	if f.buf != nil || f.fill == nil {
+		return nil
+	}
+	if err := c.raw.Read(f.fill); err != nil {
+		return err
+	}
+	if f.buf == nil && f.err == nil {
+		return io.EOF
+	}
+	if f.buf == nil {
+		return &net.OpError{
+			Op: "read", Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(),
+			Err: os.NewSyscallError("read", f.err),
+		}
+	}
+	return nil
 }
