@@ -16,6 +16,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/llmproxy/llmproxy/pkg/config"
+	"github.com/llmproxy/llmproxy/pkg/forward"
 	"github.com/llmproxy/llmproxy/pkg/gateway"
 	"github.com/llmproxy/llmproxy/pkg/listener"
 	"github.com/llmproxy/llmproxy/pkg/stats"
@@ -42,6 +43,7 @@ type App struct {
 	listener *listener.Listener
 	server   *fasthttp.Server
 	serving  sync.WaitGroup
+	hangups  *forward.Hangups
 
 	metrics         *fasthttp.Server // on a listener of its own, nil without
 	metricsListener *listener.Listener
@@ -58,9 +60,10 @@ func New(c *config.Config, o Options) (*App, error) {
 	if pending := c.Pending(); len(pending) > 0 {
 		return nil, &UnsupportedError{Settings: pending}
 	}
-	a := &App{options: o, log: o.Log, config: c, stats: stats.New(o.Version, o.GoVersion)}
+	a := &App{options: o, log: o.Log, config: c, stats: stats.New(o.Version, o.GoVersion), hangups: forward.NewHangups()}
 	g, err := a.build(c, nil)
 	if err != nil {
+		a.hangups.Close()
 		return nil, err
 	}
 	a.now = g
@@ -68,6 +71,7 @@ func New(c *config.Config, o Options) (*App, error) {
 	a.setAccessLog(c.Log.Access)
 	if err := a.listen(c); err != nil {
 		a.now.close()
+		a.hangups.Close()
 		a.setAccessLog(false)
 		return nil, err
 	}
@@ -295,6 +299,7 @@ func (a *App) Close() {
 	}
 	a.serving.Wait()
 	a.now.close()
+	a.hangups.Close()
 	if a.access != nil {
 		a.gateway.SetAccessLog(nil)
 		a.access.Close()

@@ -158,7 +158,7 @@ func (a *App) engine(b config.Backend, connect time.Duration, old *generation) (
 	for before != nil && !before.upstream.Busy() {
 		before = before.before
 	}
-	u, err := forward.NewUpstream(c, a.stats.Backend(b.Name), a.options.Dial)
+	u, err := forward.NewUpstream(c, a.stats.Backend(b.Name), a.hangups, a.options.Dial)
 	if err != nil {
 		return nil, err
 	}

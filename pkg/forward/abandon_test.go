@@ -41,7 +41,7 @@ func TestAbandonedWhileDialling(t *testing.T) {
 	tc := route.TableConfig{Strategy: route.RoundRobin}
 	for _, ln := range []net.Listener{silent, alive} {
 		c := forward.UpstreamConfig{Name: ln.Addr().String(), URL: "http://" + ln.Addr().String(), KeepAlive: time.Second, Connect: time.Second}
-		u, err := forward.NewUpstream(c, f.Stats.Backend(c.Name), dial)
+		u, err := forward.NewUpstream(c, f.Stats.Backend(c.Name), nil, dial)
 		if err != nil {
 			t.Fatal(err)
 		}

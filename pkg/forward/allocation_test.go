@@ -58,7 +58,7 @@ func TestRelayAllocatesNothing(t *testing.T) {
 	}()
 
 	set := stats.New("", "")
-	u, err := NewUpstream(UpstreamConfig{URL: "http://" + ln.Addr().String(), KeepAlive: time.Minute, Connect: time.Minute}, set.Backend("a"), nil)
+	u, err := NewUpstream(UpstreamConfig{URL: "http://" + ln.Addr().String(), KeepAlive: time.Minute, Connect: time.Minute}, set.Backend("a"), NewHangups(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,21 +62,34 @@ type Call struct {
 	Attempts int
 
 	// The attempt that is under way.
-	up       *Upstream
-	entered  bool // the backend counts this call as in flight
-	pooled   pooled
-	conn     *conn
-	framing  framing
-	buf      *readBuffer   // holds what held points into
-	held     []byte        // read from the upstream, not yet relayed
-	first    []byte        // what held points into when one read did not do
-	opened   bool          // Open succeeded
-	dirty    bool          // the connection must not be used again
-	sends    int           // requests written, replays included
-	picked   time.Time     // when the attempt's backend was chosen
-	sent     time.Time     // when the attempt began
-	deadline time.Time     // timeouts.total; zero for none
-	idle     time.Duration // timeouts.between_chunks
+	up      *Upstream
+	entered bool // the backend counts this call as in flight
+	pooled  pooled
+	conn    *conn
+	framing framing
+	buf     *readBuffer // holds what held points into
+	held    []byte      // read from the upstream, not yet relayed
+	first   []byte      // what held points into when one read did not do
+	opened  bool        // Open succeeded
+	sendErr error       // of sending the request
+
+	// While Relay runs.
+	client     io.Writer
+	clientErr  error // of a Write to it
+	framingErr error // in what came
+	ended      bool  // the last chunk went out with the one before it
+
+	// Bound once: a method value allocates.
+	relayed func(buf *readBuffer, in []byte) (more bool)
+	sending func() (sent bool, err error)
+
+	dirty    bool      // the connection must not be used again
+	sends    int       // requests written, replays included
+	picked   time.Time // when the attempt's backend was chosen
+	sent     time.Time // when the attempt began
+	deadline time.Time // timeouts.total; zero for none
+	// timeouts.first_byte and timeouts.between_chunks.
+	firstByte, idle time.Duration
 
 	tried    route.Tried
 	retrying bool // this call holds a share of the pool's retry budget
@@ -93,7 +106,11 @@ type Call struct {
 }
 
 // NewCall returns an empty call.
-func NewCall() *Call { return &Call{wake: make(chan struct{}, 1)} }
+func NewCall() *Call {
+	c := &Call{wake: make(chan struct{}, 1)}
+	c.relayed, c.sending = c.relayRead, c.sendFirst
+	return c
+}
 
 // Reset makes the call ready for its next request. It must have been closed.
 func (c *Call) Reset() {
@@ -109,7 +126,7 @@ func (c *Call) Reset() {
 	default:
 	}
 	clear(fields) // they point into what other requests had
-	*c = Call{first: first[:0], headBytes: headBytes[:0], wake: wake, head: head{fields: fields[:0]}}
+	*c = Call{first: first[:0], headBytes: headBytes[:0], wake: wake, head: head{fields: fields[:0]}, relayed: c.relayed, sending: c.sending}
 }
 
 // keepFirst is how large a buffer a call keeps from one request to the next.
@@ -177,6 +194,7 @@ func (c *Call) attach(u *Upstream, p pooled, k *conn) bool {
 	}
 	c.dead = false
 	c.mu.Unlock()
+	c.sendErr = nil
 	u.enlist(c)
 	return ok
 }
@@ -197,7 +215,7 @@ func (c *Call) detach() {
 	if reusable && (touched || !c.conn.limit.IsZero()) {
 		reusable = c.conn.raw.SetDeadline(time.Time{}) == nil
 	}
-	c.up.release(c.pooled, reusable)
+	c.up.release(c.pooled, reusable && !c.conn.ended.Load())
 	c.pooled, c.conn = nil, nil
 }
 
@@ -266,34 +284,103 @@ func (c *Call) reason(err error) error {
 	return err
 }
 
+// readReady waits until the connection has bytes and returns them in a pooled
+// buffer, which is taken only then and is the caller's to give back. before, if
+// there is one, is called first; it tells whether it sent all that the answer
+// is waiting for.
+func (c *Call) readReady(before func() (sent bool, err error)) (*readBuffer, []byte, error) {
+	k := c.conn
+	if k.sys == nil {
+		if before != nil {
+			if _, err := before(); err != nil {
+				return nil, nil, err
+			}
+		}
+		buf := readBuffers.Get().(*readBuffer)
+		n, err := k.Conn.Read(buf.room())
+		if n > 0 {
+			return buf, buf.room()[:n], nil
+		}
+		readBuffers.Put(buf)
+		return nil, nil, err
+	}
+	k.before = before
+	err := c.await(k.readOnce)
+	if err == nil {
+		err = k.err
+	}
+	buf := k.buf
+	k.buf = nil
+	if err != nil {
+		return nil, nil, err
+	}
+	return buf, buf.room()[:k.n], nil
+}
+
+// readAll passes what each read of the upstream brings to each, which gives the
+// buffer back, until that returns false or the connection ends, which is an
+// error.
+func (c *Call) readAll(each func(buf *readBuffer, in []byte) bool) error {
+	k := c.conn
+	if k.sys != nil {
+		k.each = each
+		if err := c.await(k.readAll); err != nil {
+			return err
+		}
+		return k.err
+	}
+	for {
+		buf := readBuffers.Get().(*readBuffer)
+		n, err := k.Conn.Read(buf.room())
+		if n == 0 && err != nil {
+			readBuffers.Put(buf)
+			return err
+		}
+		if !each(buf, buf.room()[:n]) {
+			return nil
+		}
+	}
+}
+
+// payload takes the framing off what a read brought.
+func (c *Call) payload(in []byte) ([]byte, error) {
+	out, err := c.framing.decode(in)
+	if errors.Is(err, errExcess) && c.framing.done() {
+		c.head.keepAlive = false // the body is whole; the connection is not used again
+		err = nil
+	}
+	return out, err
+}
+
+// ending is what a failed read means for the answer: io.EOF after a whole one.
+func (c *Call) ending(err error) error {
+	if errors.Is(err, io.EOF) {
+		return c.framing.end()
+	}
+	return c.reason(err)
+}
+
 // read returns what one read of the upstream brought, framing taken off;
 // io.EOF after the body's last byte. The bytes stay valid until the next read
 // or dropBuffer.
 func (c *Call) read() ([]byte, error) {
 	c.dropBuffer()
 	for !c.framing.done() {
-		buf, in, err := c.conn.readReady()
+		buf, in, err := c.readReady(nil)
 		if err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil, c.framing.end()
-			}
-			return nil, c.reason(err)
+			return nil, c.ending(err)
 		}
-		out, err := c.framing.decode(in)
-		if errors.Is(err, errExcess) && c.framing.done() {
-			err = nil // the body is whole; the connection is not used again
-			c.head.keepAlive = false
-		}
-		if err != nil {
+		out, err := c.payload(in)
+		if err != nil || len(out) == 0 {
 			readBuffers.Put(buf)
+		}
+		if err != nil {
 			return nil, err
 		}
-		if len(out) == 0 {
-			readBuffers.Put(buf)
-			continue
+		if len(out) > 0 {
+			c.buf = buf
+			return out, nil
 		}
-		c.buf = buf
-		return out, nil
 	}
 	return nil, io.EOF
 }

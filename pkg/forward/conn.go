@@ -2,13 +2,15 @@ package forward
 
 import (
 	"crypto/tls"
-	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/llmproxy/llmproxy/pkg/socket"
 )
 
 // A read buffer has room around what is read into it, so that a chunk's size
@@ -38,85 +40,133 @@ type conn struct {
 	raw      net.Conn // the socket below, whose deadlines cut reads and writes short
 	sys      syscall.RawConn
 
-	// What readReady hands from the callback of RawConn.Read to its caller;
-	// the callback is bound once so that a read allocates nothing.
-	onReadable func(fd uintptr) bool
-	buf        *readBuffer
-	n          int
-	err        error
+	// What the callbacks of RawConn.Read are given and give back; they are
+	// bound once so that a read allocates nothing.
+	readOnce, readAll func(fd uintptr) bool
+	before            func() (sent bool, err error)         // of readOnce
+	each              func(buf *readBuffer, in []byte) bool // of readAll
+	buf               *readBuffer
+	n                 int
+	err               error
+	writeSome         func(fd uintptr) bool
+	out               []byte // what it has still to write
+	outErr            error
 
 	limit time.Time // the read deadline in force, zero for none
+
+	hangups *Hangups // watches it; nil when nobody does
+	id      uint64   // among those watched
+	ended   atomic.Bool
+	endMu   sync.Mutex // guards woken, and that it comes with its deadline
+	woken   bool
 }
 
 func newConn(raw net.Conn, t *tls.Conn) *conn {
-	c := &conn{Conn: raw, raw: raw}
+	k := &conn{Conn: raw, raw: raw}
 	if t != nil {
-		c.Conn = t
-		return c
+		k.Conn = t
+		return k
 	}
 	if s, ok := raw.(syscall.Conn); ok {
 		if sys, err := s.SyscallConn(); err == nil {
-			c.sys = sys
-			c.onReadable = c.readOnce
+			k.sys = sys
+			k.readOnce, k.readAll, k.writeSome = k.once, k.all, k.some
 		}
 	}
-	return c
+	return k
 }
 
-// readReady waits until the connection has bytes and returns them in a pooled
-// buffer, which is taken only then and is the caller's to give back.
-func (c *conn) readReady() (*readBuffer, []byte, error) {
-	if c.sys == nil {
-		buf := readBuffers.Get().(*readBuffer)
-		n, err := c.Conn.Read(buf.room())
-		if n > 0 {
-			return buf, buf.room()[:n], nil
-		}
-		readBuffers.Put(buf)
-		return nil, nil, err
+// Close closes the connection.
+func (k *conn) Close() error {
+	if k.hangups != nil {
+		k.hangups.remove(k)
 	}
-	if err := c.sys.Read(c.onReadable); err != nil {
-		return nil, nil, err
-	}
-	buf := c.buf
-	c.buf = nil
-	if c.err != nil {
-		return nil, nil, c.err
-	}
-	return buf, buf.room()[:c.n], nil
+	return k.Conn.Close()
 }
 
-func (c *conn) readOnce(fd uintptr) bool {
-	buf := readBuffers.Get().(*readBuffer)
-	for {
-		n, err := unix.Read(int(fd), buf.room())
-		if err == unix.EINTR {
-			continue
-		}
-		if n > 0 {
-			c.buf, c.n, c.err = buf, n, nil
+// once waits for bytes; false is "not yet". Before the first wait it calls
+// before, if there is one: what an engine answers to what before sends cannot
+// be missed, so there is no need to look for it at once.
+func (k *conn) once(fd uintptr) bool {
+	if before := k.before; before != nil {
+		k.before = nil
+		sent, err := before()
+		if err != nil {
+			k.n, k.err = 0, err
 			return true
 		}
-		readBuffers.Put(buf)
-		if err == unix.EAGAIN {
+		if sent && k.quiet() {
 			return false
 		}
-		c.n, c.err = 0, err
-		if err == nil {
-			c.err = io.EOF
+	}
+	k.buf = readBuffers.Get().(*readBuffer)
+	k.n, k.err = socket.Read(fd, k.buf.room())
+	if k.n == 0 {
+		readBuffers.Put(k.buf)
+		k.buf = nil
+	}
+	return k.err != unix.EAGAIN
+}
+
+// all passes on whatever comes, until each is content.
+func (k *conn) all(fd uintptr) bool {
+	for {
+		buf := readBuffers.Get().(*readBuffer)
+		n, err := socket.Read(fd, buf.room())
+		if n == 0 {
+			readBuffers.Put(buf)
+			k.err = err
+			return err != unix.EAGAIN
 		}
-		return true
+		if !k.each(buf, buf.room()[:n]) {
+			k.err = nil
+			return true
+		}
+		// A short read has emptied the socket; what comes later is told.
+		if n < readSize && k.quiet() {
+			return false
+		}
+	}
+}
+
+// quiet tells whether the next bytes, or the end, will be told.
+func (k *conn) quiet() bool { return k.hangups != nil && !k.ended.Load() }
+
+// Write writes p whole.
+func (k *conn) Write(p []byte) (int, error) {
+	if k.sys == nil {
+		return k.Conn.Write(p)
+	}
+	k.out = p
+	err := k.sys.Write(k.writeSome)
+	n := len(p) - len(k.out)
+	k.out = nil
+	if err == nil {
+		err = k.outErr
+	}
+	return n, err
+}
+
+// some writes what the socket takes; false is "not all yet".
+func (k *conn) some(fd uintptr) bool {
+	for {
+		var n int
+		n, k.outErr = socket.Write(fd, k.out)
+		k.out = k.out[n:]
+		if k.outErr != nil || len(k.out) == 0 {
+			return k.outErr != unix.EAGAIN
+		}
 	}
 }
 
 // stale tells whether an idle connection was closed by the engine, or holds
 // bytes that nobody asked for.
-func (c *conn) stale() bool {
-	s, ok := c.raw.(syscall.Conn)
+func (k *conn) stale() bool {
+	s, ok := k.raw.(syscall.Conn)
 	if !ok {
 		return false
 	}
-	sys := c.sys
+	sys := k.sys
 	if sys == nil {
 		var err error
 		if sys, err = s.SyscallConn(); err != nil {

@@ -70,7 +70,7 @@ func (f *Forwarder) Open(c *Call) *Failure {
 	if f.Timeouts.Total > 0 {
 		c.deadline = c.Start.Add(f.Timeouts.Total)
 	}
-	c.idle = f.Timeouts.BetweenChunks
+	c.firstByte, c.idle = f.Timeouts.FirstByte, f.Timeouts.BetweenChunks
 	c.picked = time.Now()
 	b, perr := c.Pool.Pick(c.picked, c.Region, &c.tried)
 	if perr != route.Picked {
@@ -236,16 +236,12 @@ func (f *Forwarder) attempt(c *Call, u *Upstream, fresh bool) error {
 		c.dirty = false      // nothing was written
 		return c.reason(nil) // attach refuses an interrupted call only
 	}
-	sendErr := c.send(u)
-	if sendErr == nil || errors.Is(sendErr, errLost) { // an engine may refuse a body before it has read it
-		c.limit(f.Timeouts.FirstByte)
-		if err = c.readHead(); err == nil {
-			c.head.keepAlive = c.head.keepAlive && sendErr == nil
-			return nil
-		}
+	if err = c.readHead(); err == nil {
+		c.head.keepAlive = c.head.keepAlive && c.sendErr == nil
+		return nil
 	}
-	if sendErr != nil {
-		err = sendErr
+	if c.sendErr != nil {
+		err = c.sendErr
 	}
 	err = c.reason(err)
 	if reused && errors.Is(err, errLost) {

@@ -32,35 +32,61 @@ var ErrBroken = errors.New("upstream answer ended early")
 // Write, at once. An error that is not an ErrBroken came from w or from the
 // client's leaving.
 func (c *Call) Relay(w io.Writer) error {
-	ended := false // the last chunk went out with the one before it
-	for p := c.held; ; {
-		if len(p) > 0 {
-			c.watch(p)
-			c.Relayed += int64(len(p))
-			ended = c.framing.done()
-			if err := c.write(w, p, ended); err != nil {
-				return err
-			}
-		}
-		c.dropBuffer()
-		var err error = io.EOF
-		if c.conn != nil { // else it was read to its end before it was opened
-			c.limitSilence()
-			p, err = c.read()
-		}
-		if errors.Is(err, io.EOF) {
-			c.upstreamDone()
-			c.Outcome = stats.OK
-			if c.Chunked && !ended {
-				_, err = w.Write(lastChunk)
-				return err
-			}
-			return nil
-		}
-		if err != nil {
-			return c.broken(err)
+	c.client, c.clientErr = w, nil
+	more := c.relay(c.held)
+	c.dropBuffer()
+	var err error
+	if c.conn != nil && more {
+		err = c.readAll(c.relayed)
+	}
+	switch {
+	case c.clientErr != nil:
+		return c.clientErr
+	case err != nil:
+		err = c.ending(err)
+	case !c.framing.done():
+		err = c.framingErr
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return c.broken(err)
+	}
+	c.upstreamDone()
+	c.Outcome = stats.OK
+	if c.Chunked && !c.ended {
+		_, err := w.Write(lastChunk)
+		return err
+	}
+	return nil
+}
+
+// relayRead relays what one read brought, and tells whether there is more to
+// come.
+func (c *Call) relayRead(buf *readBuffer, in []byte) (more bool) {
+	c.buf = buf
+	out, err := c.payload(in)
+	if err == nil {
+		more = c.relay(out)
+	}
+	c.framingErr = err
+	c.dropBuffer()
+	return more
+}
+
+// relay writes p, which stands in c.buf, to the client.
+func (c *Call) relay(p []byte) (more bool) {
+	if len(p) > 0 {
+		c.watch(p)
+		c.Relayed += int64(len(p))
+		c.ended = c.framing.done()
+		if c.clientErr = c.write(c.client, p, c.ended); c.clientErr != nil {
+			return false
 		}
 	}
+	if c.framing.done() {
+		return false
+	}
+	c.limitSilence()
+	return true
 }
 
 // End writes p, the caller's own end of an answer that broke, and the last chunk

@@ -23,6 +23,17 @@ const smallBody = 16 << 10
 // read it.
 const sendTimeout = 60 * time.Second
 
+// sendFirst sends the request. An engine may refuse a body before it has read
+// it, so a lost connection still has its answer looked for.
+func (c *Call) sendFirst() (sent bool, err error) {
+	c.sendErr = c.send(c.up)
+	if c.sendErr != nil && !errors.Is(c.sendErr, errLost) {
+		return false, c.sendErr
+	}
+	c.limit(c.firstByte)
+	return c.sendErr == nil, nil
+}
+
 // send writes the request.
 func (c *Call) send(u *Upstream) error {
 	c.sends++
@@ -99,12 +110,12 @@ func (c *Call) appendHead(b []byte, u *Upstream, length int) []byte {
 	return append(b, "\r\n"...)
 }
 
-// readHead reads until the answer's head is whole. What came of the body with
-// it is decoded and held.
+// readHead sends the request and reads until the answer's head is whole. What
+// came of the body with it is decoded and held.
 func (c *Call) readHead() error {
 	c.headBytes = c.headBytes[:0]
-	for {
-		buf, in, err := c.conn.readReady()
+	for before := c.sending; ; before = nil {
+		buf, in, err := c.readReady(before)
 		if err != nil {
 			if len(c.headBytes) > 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
 				return io.ErrUnexpectedEOF // an answer had begun
@@ -141,11 +152,7 @@ var headEnd = []byte("\r\n\r\n")
 func (c *Call) hold(buf *readBuffer, in []byte) error {
 	c.framing.reset(c.head.length)
 	c.first = c.first[:0] // of an attempt before this one
-	out, err := c.framing.decode(in)
-	if errors.Is(err, errExcess) && c.framing.done() {
-		err = nil
-		c.head.keepAlive = false
-	}
+	out, err := c.payload(in)
 	if err != nil || len(out) == 0 {
 		readBuffers.Put(buf)
 		return err

@@ -40,7 +40,8 @@ type UpstreamConfig struct {
 // configuration alone.
 type Upstream struct {
 	UpstreamConfig
-	stats *stats.Backend
+	stats   *stats.Backend
+	hangups *Hangups
 
 	pool   fasthttp.HostClient
 	dialer func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -64,13 +65,13 @@ const maxConnAge = 10 * time.Minute
 
 // NewUpstream prepares the transport; nothing is connected or resolved before
 // the first request. dial is net.Dialer.DialContext, or a test's own; nil
-// means the former.
-func NewUpstream(c UpstreamConfig, s *stats.Backend, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (*Upstream, error) {
+// means the former. hangups may be nil.
+func NewUpstream(c UpstreamConfig, s *stats.Backend, hangups *Hangups, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (*Upstream, error) {
 	target, err := url.Parse(c.URL)
 	if err != nil {
 		return nil, err
 	}
-	u := &Upstream{UpstreamConfig: c, stats: s, dialer: dial}
+	u := &Upstream{UpstreamConfig: c, stats: s, hangups: hangups, dialer: dial}
 	if dial == nil {
 		u.dialer = (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second}}).DialContext
 	}
@@ -131,7 +132,7 @@ func (u *Upstream) acquire(call *Call, fresh bool) (p pooled, c *conn, reused bo
 		}
 		now := time.Now()
 		idle := now.Sub(last)
-		if fresh || idle > u.KeepAlive || now.Sub(pc.CreatedTime()) > maxConnAge || (idle > peekAfter && c.stale()) {
+		if fresh || idle > u.KeepAlive || now.Sub(pc.CreatedTime()) > maxConnAge || c.ended.Load() || (idle > peekAfter && c.stale()) {
 			u.pool.CloseConn(pc)
 			continue
 		}
@@ -190,8 +191,12 @@ func (u *Upstream) dial(call *Call) error {
 			return err
 		}
 	}
+	k := newConn(raw, t)
+	if u.hangups != nil {
+		u.hangups.add(k)
+	}
 	u.mu.Lock()
-	u.dialed = append(u.dialed, newConn(raw, t))
+	u.dialed = append(u.dialed, k)
 	u.mu.Unlock()
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/llmproxy/llmproxy/pkg/socket"
 )
 
 // A lingering close waits for the client for at most lingerTime and reads
@@ -30,7 +32,7 @@ const (
 )
 
 // Conn is an accepted connection. As with any net.Conn, Read and Write may
-// run beside each other, but only one Read at a time.
+// run beside each other, but only one Read and one Write at a time.
 type Conn struct {
 	net.Conn // what was accepted
 
@@ -39,8 +41,11 @@ type Conn struct {
 	ip   netip.Addr // what MaxConnsPerIP counts, invalid = nothing
 	pump *pump      // reads ahead when this is no socket, else nil
 
-	raw   syscall.RawConn // nil when this is no socket
-	first firstRead       // how a 1-byte Read of a socket waits
+	raw    syscall.RawConn       // nil when this is no socket
+	first  firstRead             // how a 1-byte Read of a socket waits
+	drain  func(fd uintptr) bool // writeReady, made once; nil = not for this connection
+	out    []byte                // what it has still to write
+	outErr error
 
 	closed, lingers atomic.Bool
 	idle            atomic.Bool // in Await; whoever clears it decides what comes next
@@ -206,16 +211,43 @@ func (c *Conn) linger() {
 // Options.WriteTimeout.
 func (c *Conn) Write(p []byte) (int, error) {
 	if c.l.opts.WriteTimeout <= 0 {
-		return c.Conn.Write(p)
+		return c.write(p)
 	}
 	done := 0
 	for c.refresh(false); ; {
-		n, err := c.Conn.Write(p[done:])
+		n, err := c.write(p[done:])
 		done += n
 		// What was taken before the deadline is progress: a slow client may
 		// go on with the rest.
 		if n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !c.refresh(true) {
 			return done, err
+		}
+	}
+}
+
+// write writes p whole, or as far as it comes.
+func (c *Conn) write(p []byte) (int, error) {
+	if c.drain == nil {
+		return c.Conn.Write(p)
+	}
+	c.out = p
+	err := c.raw.Write(c.drain)
+	n := len(p) - len(c.out)
+	c.out = nil
+	if err == nil {
+		err = c.failed("write", c.outErr)
+	}
+	return n, err
+}
+
+// writeReady writes what the socket fd takes of out; false = not all of it yet.
+func (c *Conn) writeReady(fd uintptr) bool {
+	for {
+		var n int
+		n, c.outErr = socket.Write(fd, c.out)
+		c.out = c.out[n:]
+		if c.outErr != nil || len(c.out) == 0 {
+			return c.outErr != syscall.EAGAIN
 		}
 	}
 }
@@ -284,6 +316,7 @@ func (c *Conn) setUp() error {
 	switch nc := c.Conn.(type) {
 	case *net.TCPConn:
 		c.first.prepare(&c.l.bufs)
+		c.drain = c.writeReady
 		// A socket that takes no option is dead already, and its next use
 		// says so.
 		_ = nc.SetKeepAliveConfig(net.KeepAliveConfig{
@@ -294,6 +327,7 @@ func (c *Conn) setUp() error {
 		}
 	case *net.UnixConn:
 		c.first.prepare(&c.l.bufs)
+		c.drain = c.writeReady
 	}
 	w, err := c.l.watcher()
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"syscall"
+
+	"github.com/llmproxy/llmproxy/pkg/socket"
 )
 
 // readBuffer holds a small request whole.
@@ -35,10 +37,7 @@ func (f *firstRead) prepare(pool *sync.Pool) {
 // readReady fills buf from the socket fd; false = it has nothing to read yet.
 func (f *firstRead) readReady(fd uintptr) bool {
 	buf := f.pool.Get().(*readBuffer)
-	n, err := syscall.Read(int(fd), buf[:])
-	for err == syscall.EINTR {
-		n, err = syscall.Read(int(fd), buf[:])
-	}
+	n, err := socket.Read(fd, buf[:])
 	if n > 0 {
 		f.buf, f.rest = buf, buf[:n]
 		return true
@@ -86,14 +85,19 @@ func (c *Conn) fetch() error {
 	if err := c.raw.Read(f.fill); err != nil {
 		return err
 	}
-	if f.buf == nil && f.err == nil {
-		return io.EOF
-	}
 	if f.buf == nil {
-		return &net.OpError{
-			Op: "read", Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(),
-			Err: os.NewSyscallError("read", f.err),
-		}
+		return c.failed("read", f.err)
 	}
 	return nil
+}
+
+// failed is the error of a system call as package net would put it.
+func (c *Conn) failed(call string, err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	return &net.OpError{
+		Op: call, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(),
+		Err: os.NewSyscallError(call, err),
+	}
 }
