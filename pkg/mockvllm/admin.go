@@ -15,7 +15,8 @@ import (
 //	POST   /fault                           {"fault":"503","count":2,"for":"2s","path":"/v1/models"}
 //	DELETE /fault                           no more faults
 //	GET    /faults                          every fault's name and argument
-//	GET    /state                           {"name":"a","running":0,"waiting":0,"connections":0}
+//	POST   /slow                            {"factor":3}: each step takes three times as long; 1 ends it
+//	GET    /state                           State
 //	GET    /metrics                         as on the first port
 func (e *Engine) Admin() http.Handler {
 	mux := http.NewServeMux()
@@ -30,15 +31,49 @@ func (e *Engine) Admin() http.Handler {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("GET /faults", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, faultNames) })
-	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) {
-		running, waiting, conns := e.Load()
-		writeJSON(w, map[string]any{"name": e.opt.Name, "running": running, "waiting": waiting, "connections": conns})
-	})
+	mux.HandleFunc("POST /slow", e.adminSlow)
+	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, e.state()) })
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		_, _ = w.Write([]byte(e.exposition()))
 	})
 	return mux
+}
+
+// State is what an engine is at, and what it has done since its start.
+type State struct {
+	Name        string `json:"name"`
+	Running     int    `json:"running"`     // sequences in the batch
+	Waiting     int    `json:"waiting"`     // sequences in the queue
+	Connections int    `json:"connections"` // open
+
+	BusySeconds  float64 `json:"busy_seconds"`  // spent in steps
+	BatchSeconds float64 `json:"batch_seconds"` // the same, each step times the share of max-num-seqs it advanced
+	QueueSeconds float64 `json:"queue_seconds"` // waited in the queue by Admitted sequences
+	Admitted     int     `json:"admitted"`
+}
+
+func (e *Engine) state() State {
+	s := State{Name: e.opt.Name}
+	s.Running, s.Waiting, s.Connections = e.Load()
+	e.stats.mu.Lock()
+	defer e.stats.mu.Unlock()
+	s.BusySeconds, s.BatchSeconds = e.stats.busy, e.stats.batch
+	s.QueueSeconds, s.Admitted = e.stats.queue.sum, e.stats.queue.count
+	return s
+}
+
+func (e *Engine) adminSlow(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Factor float64 `json:"factor"`
+	}
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&in)
+	if err != nil || in.Factor <= 0 {
+		http.Error(w, "want {\"factor\":3}, above 0", http.StatusBadRequest)
+		return
+	}
+	e.sched.slower(in.Factor)
+	w.WriteHeader(http.StatusNoContent)
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

@@ -226,6 +226,11 @@ func TestAdmin(t *testing.T) {
 	if _, body := do("GET", "/ledger?since=2", ""); body != "[]\n" {
 		t.Errorf("since 2: %s", body)
 	}
+	for body, want := range map[string]int{`{"factor":2}`: 204, `{"factor":0}`: 400, `{`: 400} {
+		if status, _ := do("POST", "/slow", body); status != want {
+			t.Errorf("slow %s: %d, want %d", body, status, want)
+		}
+	}
 	if _, body := do("GET", "/state", ""); !strings.Contains(body, `"name":"a"`) {
 		t.Errorf("state %s", body)
 	}

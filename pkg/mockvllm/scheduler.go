@@ -46,10 +46,11 @@ type scheduler struct {
 	running []*sequence
 	used    int // KV blocks reserved by running sequences
 	prefix  *prefixCache
+	slow    float64 // steps take so many times as long
 }
 
 func newScheduler(opt *Options, st *stats) *scheduler {
-	return &scheduler{opt: opt, stats: st, poke: make(chan struct{}, 1), prefix: newPrefixCache(opt.KVBlocks)}
+	return &scheduler{opt: opt, stats: st, poke: make(chan struct{}, 1), prefix: newPrefixCache(opt.KVBlocks), slow: 1}
 }
 
 // step is the work planned for one step.
@@ -186,6 +187,14 @@ func (s *scheduler) plan(st *step) {
 		return
 	}
 	st.cost += s.opt.StepBase + time.Duration(len(st.decode))*s.opt.DecodePerSeq
+	st.cost = time.Duration(float64(st.cost) * s.slow)
+}
+
+// slower makes each step take factor times as long.
+func (s *scheduler) slower(factor float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slow = factor
 }
 
 // admit moves sequences from the queue to the batch; mu is held.
@@ -214,6 +223,7 @@ func (s *scheduler) apply(st *step) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
+	s.stats.stepped(st.cost, float64(len(st.decode)+len(st.prefill))/float64(s.opt.MaxNumSeqs))
 	for i, q := range st.prefill {
 		if q.over {
 			continue

@@ -123,6 +123,26 @@ func TestCostModel(t *testing.T) {
 	}
 }
 
+// TestSlowEngine: the steps of an engine made slow take longer, and what it
+// tells of its use is the time of its steps and their share of the batch.
+func TestSlowEngine(t *testing.T) {
+	opt := Options{StepBase: time.Second, MaxNumSeqs: 4}
+	opt.fill()
+	st := &stats{}
+	s := newScheduler(&opt, st)
+	q, _ := sequenceFor(1, 10)
+	s.submit([]*sequence{q}, 0)
+	var step step
+	for _, c := range []struct{ factor, busy, batch float64 }{{1, 1, 0.25}, {3, 4, 1}, {1, 5, 1.25}} {
+		s.slower(c.factor)
+		s.plan(&step)
+		s.apply(&step)
+		if st.busy != c.busy || st.batch != c.batch {
+			t.Errorf("after a step %v times as long: busy %v s, times batch %v s, want %v and %v", c.factor, st.busy, st.batch, c.busy, c.batch)
+		}
+	}
+}
+
 // TestPrefixCache: only whole blocks of an equal beginning count, at least one
 // token is always computed, and the end of a prefix is evicted first.
 func TestPrefixCache(t *testing.T) {

@@ -15,6 +15,7 @@ type stats struct {
 	prefixQueries, prefixHits         int
 	success                           map[string]int // by finished_reason
 	ttft, itl, e2e, queue, perRequest histogram
+	busy, batch                       float64 // seconds in steps; the same times the share of the batch in use
 }
 
 // timeBuckets are the bounds of vLLM's time_to_first_token_seconds.
@@ -39,6 +40,13 @@ func (h *histogram) observe(d time.Duration) {
 			return
 		}
 	}
+}
+
+func (s *stats) stepped(cost time.Duration, share float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy += cost.Seconds()
+	s.batch += cost.Seconds() * share
 }
 
 func (s *stats) admitted(q *sequence) {
