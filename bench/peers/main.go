@@ -1,0 +1,175 @@
+// Command peers measures our gateway beside what else a user would pick, in one
+// run and on the same work:
+//
+//	go run ./bench/peers [-peers nginx,llmproxy] [-short]
+//
+// The fake engine and the load generator share one core, the gateway under
+// measurement has another. All gateways run from the start to the end, and one
+// at a time has work. It is run in the repository's root, installs what it
+// needs into bin/peers and writes one file, see package results.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/llmproxy/llmproxy/bench/results"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(os.Stderr, "peers: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// options are the flags.
+type options struct {
+	rounds int
+	peers  []string
+	short  bool
+	out    string
+	dir    string
+}
+
+func parse(args []string) (*options, error) {
+	var o options
+	flags := flag.NewFlagSet("peers", flag.ContinueOnError)
+	flags.IntVar(&o.rounds, "rounds", 3, "how often the interleaved measures are repeated")
+	names := flags.String("peers", "", "names of the peers, separated by commas; default: all")
+	flags.BoolVar(&o.short, "short", false, "only prove that it works: one round, fractions of a second, peers that are quick to install")
+	flags.StringVar(&o.out, "out", "", "the file to write; default: bench/results/peers-DATE-COMMIT.json, with -short DIR/short.json")
+	flags.StringVar(&o.dir, "dir", "bin/peers", "where peers are installed and log")
+	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	if flags.NArg() > 0 || o.rounds < 1 {
+		return nil, errors.New("there are no arguments, and -rounds is at least 1")
+	}
+	o.peers = strings.FieldsFunc(*names, func(r rune) bool { return r == ',' || r == ' ' })
+	if o.short {
+		o.rounds = 1
+		if len(o.peers) == 0 {
+			o.peers = quick
+		}
+	}
+	return &o, nil
+}
+
+// quick are the peers of a short run: they take seconds to install.
+var quick = []string{results.Direct, results.Ours, results.OursOff, results.Nginx, "haproxy", results.ReverseProxy}
+
+func run(ctx context.Context, args []string) error {
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	joined, err := fromEnvironment(os.Environ())
+	if err != nil {
+		return err
+	}
+	if len(o.peers) > 0 {
+		for _, p := range joined {
+			o.peers = append(o.peers, p.name) // whoever is set on the command line is meant
+		}
+	}
+	direct := peer{name: results.Direct, note: "the engine itself, without a gateway"}
+	peers, err := choose(append(append([]peer{direct}, catalogue()...), joined...), o.peers)
+	if err != nil {
+		return err
+	}
+	b, err := newBench(o, peers)
+	if err != nil {
+		return err
+	}
+	defer b.stop()
+	result, err := b.all(ctx, o)
+	if err != nil {
+		return err
+	}
+	result.Command = "go run ./bench/peers " + strings.Join(args, " ")
+	if err := result.Save(o.out); err != nil {
+		return err
+	}
+	fmt.Printf("\n%s\nwritten to %s\n", table(result), o.out)
+	return nil
+}
+
+// newBench prepares a run in the working directory.
+func newBench(o *options, peers []peer) (*bench, error) {
+	root, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	b := &bench{root: root, dir: dir, bare: filepath.Join(root, "bin", "bare"), short: o.short, lastPort: 21000, patience: startLimit}
+	b.progress = func(format string, args ...any) {
+		fmt.Fprintf(os.Stderr, "[%6s] %s\n", time.Since(begin).Round(time.Second), fmt.Sprintf(format, args...))
+	}
+	for _, p := range peers {
+		b.gateways = append(b.gateways, &gateway{peer: p})
+	}
+	b.descriptors, err = raiseDescriptors()
+	return b, err
+}
+
+// all runs everything and returns what came of it.
+func (b *bench) all(ctx context.Context, o *options) (*results.Run, error) {
+	began := time.Now()
+	commit, err := commit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if o.out == "" {
+		o.out = filepath.Join("bench", "results", "peers-"+began.Format(time.DateOnly)+"-"+commit+".json")
+		if o.short {
+			o.out = filepath.Join(o.dir, "short.json")
+		}
+	}
+	r := &results.Run{Started: began.UTC(), Commit: commit, Machine: machine(b.descriptors), Rounds: o.rounds, Short: o.short}
+	if b.engineCore, b.gatewayCore, err = cores(); err != nil {
+		r.Notes = append(r.Notes, fmt.Sprintf("Nothing is pinned to a core: %v.", err))
+		b.progress("nothing is pinned to a core: %v", err)
+	}
+	if err := b.build(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.startEngine(ctx); err != nil {
+		return nil, err
+	}
+	for i, g := range b.gateways {
+		b.progress("install and start %s, %d/%d", g.name, i+1, len(b.gateways))
+		if err := b.prepare(ctx, g); err != nil {
+			return nil, err
+		}
+		if g.missing != "" {
+			b.progress("%s is missing: %s", g.name, g.missing)
+		}
+	}
+	if err := b.measure(ctx, append(b.repeated(o.rounds), b.once()...)); err != nil {
+		return nil, err
+	}
+	for _, g := range b.gateways {
+		r.Peers = append(r.Peers, g.row())
+	}
+	r.Samples, r.Took = b.samples, time.Since(began)
+	return r, nil
+}

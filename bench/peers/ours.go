@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/llmproxy/llmproxy/bench/results"
+)
+
+// flat returns a round's steps that show whether our cost per request stays
+// what it is when there is more of everything.
+func (b *bench) flat(round int) []step {
+	present := b.present()
+	i := slices.IndexFunc(present, func(g *gateway) bool { return g.name == results.Ours })
+	if i < 0 {
+		return nil
+	}
+	closed := b.measures()[0]
+	if b.many == nil {
+		b.many = &gateway{peer: peer{name: results.Ours, start: b.manyBackends}}
+	}
+	return []step{
+		{b.many, results.ManyBackends, round, func(ctx context.Context, g *gateway) ([]results.Sample, error) {
+			return b.take(ctx, g, closed)
+		}},
+		{present[i], results.BesideStreams, round, func(ctx context.Context, g *gateway) ([]results.Sample, error) {
+			return b.beside(ctx, g, closed)
+		}},
+	}
+}
+
+// manyBackends starts our gateway with 1,000 backends in pools of 10: one for
+// the model that is asked for, 99 for others. All are the one engine under
+// different paths. They are checked once: checks of a thousand engines are not
+// what is measured.
+func (b *bench) manyBackends(dir, listen, engine string) (*exec.Cmd, error) {
+	var config strings.Builder
+	fmt.Fprintf(&config, "listen: %s\nserver: {idle_timeout: 1h}\nhealth_check: {interval: 1h}\nbackends:\n", listen)
+	for i := range 1000 {
+		name := model
+		if i >= 10 {
+			name = fmt.Sprintf("model-%d", i/10)
+		}
+		fmt.Fprintf(&config, "  - {url: \"http://%s/engine-%d\", name: engine-%d, models: [%s], keep_alive: 1h}\n", engine, i, i, name)
+	}
+	path := filepath.Join(dir, "many-backends.yaml")
+	if err := os.WriteFile(path, []byte(config.String()), 0o644); err != nil {
+		return nil, err
+	}
+	return exec.Command(llmproxy, "serve", "-config", path), nil
+}
+
+// beside takes a measure while streams are open that are silent after their
+// first event.
+func (b *bench) beside(ctx context.Context, g *gateway, m measure) ([]results.Sample, error) {
+	if err := b.engine.behave(ctx, "stall=1"); err != nil {
+		return nil, err
+	}
+	n := 5000
+	if b.short {
+		n = 200
+	}
+	h, err := b.hold(ctx, g, n)
+	if err != nil {
+		return nil, err
+	}
+	defer h.release()
+	if h.open < n {
+		return nil, fmt.Errorf("only %d of %d streams opened", h.open, n)
+	}
+	return b.loaded(ctx, g, m, n)
+}
