@@ -161,10 +161,11 @@ func Chat(ctx context.Context, client *http.Client, url, model, prompt string, t
 func Tokens(body io.Reader, token func(string)) error {
 	lines := bufio.NewScanner(body)
 	for lines.Scan() {
-		data, ok := strings.CutPrefix(lines.Text(), "data: ")
+		data, ok := strings.CutPrefix(lines.Text(), "data:")
 		if !ok {
 			continue
 		}
+		data = strings.TrimPrefix(data, " ") // TGI leaves it out
 		if data == "[DONE]" {
 			return nil
 		}

@@ -25,6 +25,7 @@ func TestCountsEachEndWhereItBelongs(t *testing.T) {
 		"an error event before any token":   {200, event, 1, 0, 1},
 		"ends without a word":               {200, token, 1, 0, 1},
 		"garbage instead of an event":       {200, token + "data: {\n\n", 1, 0, 1},
+		"no blank after data:":              {200, strings.ReplaceAll(token+"data: [DONE]\n\n", ": ", ":"), 2, 0, 0},
 		"refused, whole and streamed alike": {503, "data: [DONE]\n\n", 0, 0, 2},
 	} {
 		t.Run(name, func(t *testing.T) {

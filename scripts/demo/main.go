@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/llmproxy/llmproxy/loadtest"
+	"github.com/llmproxy/llmproxy/loadtest/process"
 )
 
 const (
@@ -54,32 +55,32 @@ func run(ctx context.Context) (err error) {
 	if err := portsFree(); err != nil {
 		return err
 	}
-	var started processes
-	defer started.stop()
+	var started process.Group
+	defer started.Stop()
 	defer func() {
 		if err != nil && !errors.Is(err, context.Canceled) {
-			started.explain(os.Stderr)
+			started.Explain(os.Stderr)
 		}
 	}()
 
 	fmt.Println("\nThree fake engines and a gateway")
 	for i, addr := range engineAddrs {
-		p, err := started.start(fmt.Sprintf("engine %d", i+1), "bin/mockvllm",
+		p, err := started.Start(fmt.Sprintf("engine %d", i+1), "bin/mockvllm",
 			"-listen", addr, "-admin", "", "-ttft", "150ms", "-itl", "40ms")
 		if err != nil {
 			return err
 		}
-		fmt.Printf("  engine %d   pid %-7d http://%s\n", i+1, p.pid(), addr)
+		fmt.Printf("  engine %d   pid %-7d http://%s\n", i+1, p.PID(), addr)
 	}
 	begin := time.Now()
-	p, err := started.start("gateway", "bin/llmproxy", "serve")
+	p, err := started.Start("gateway", "bin/llmproxy", "serve")
 	if err != nil {
 		return err
 	}
 	if err := ready(ctx, p); err != nil {
 		return err
 	}
-	fmt.Printf("  gateway    pid %-7d %s, ready after %d ms\n", p.pid(), gatewayURL, time.Since(begin).Milliseconds())
+	fmt.Printf("  gateway    pid %-7d %s, ready after %d ms\n", p.PID(), gatewayURL, time.Since(begin).Milliseconds())
 
 	if err := chat(ctx); err != nil {
 		return err
@@ -103,7 +104,7 @@ func portsFree() error {
 }
 
 // ready waits until the gateway knows an engine to send requests to.
-func ready(ctx context.Context, gateway *process) error {
+func ready(ctx context.Context, gateway *process.Process) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
@@ -113,7 +114,7 @@ func ready(ctx context.Context, gateway *process) error {
 			return nil
 		}
 		select {
-		case <-gateway.ended:
+		case <-gateway.Ended():
 			return errors.New("the gateway ended at once")
 		case <-ctx.Done():
 			return fmt.Errorf("the gateway is not ready: %w", ctx.Err())
@@ -171,7 +172,7 @@ func chat(ctx context.Context) error {
 }
 
 // load asks many things at once and kills an engine meanwhile.
-func load(ctx context.Context, p *process) error {
+func load(ctx context.Context, p *process.Process) error {
 	o := loadtest.Options{
 		URL: gatewayURL, Model: model, Requests: 60, Over: 4 * time.Second, Tokens: 24, Timeout: 10 * time.Second,
 	}
@@ -190,12 +191,12 @@ func load(ctx context.Context, p *process) error {
 	}
 	during, err := backendCounts(ctx)
 	if err == nil {
-		err = p.kill()
+		err = p.Kill()
 	}
 	if err != nil {
 		return err
 	}
-	fmt.Printf("  kill -9 %d (engine %d), with %.0f requests in flight on it\n", p.pid(), victim+1, during[victim].inFlight)
+	fmt.Printf("  kill -9 %d (engine %d), with %.0f requests in flight on it\n", p.PID(), victim+1, during[victim].inFlight)
 	r := <-done
 	after, err := backendCounts(ctx)
 	if err != nil {
