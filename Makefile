@@ -10,10 +10,11 @@ SOURCES  := bench cmd loadtest pkg scripts
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 FUZZTIME ?= 30s
+SCENARIO ?= 1
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 .PHONY: build
 build: ## bin/llmproxy and bin/mockvllm, static
@@ -57,6 +58,26 @@ fuzz: ## every fuzz target for FUZZTIME (30s)
 .PHONY: bench
 bench: ## benchmarks into bench/results, compared with the last committed run
 	@scripts/bench.sh
+
+.PHONY: instructions
+instructions: bench-deps ## instructions of a request and of an event, against bench/budget.txt
+	go run ./bench/instructions $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: ## other gateways side by side, 40 minutes; SHORT=1 only proves that it works
+	go run ./bench/peers $(if $(SHORT),-short) $(ARGS)
+
+.PHONY: loadtest
+loadtest: bench-deps ## a deployment as load, SCENARIO=1..5, 4 minutes; SHORT=1 only proves that it works
+	go run ./loadtest/run -scenario $(SCENARIO) $(if $(SHORT),-short) $(ARGS)
+
+.PHONY: bench-report
+bench-report: ## BENCHMARKS.md from the raw results
+	go run ./bench/report
+
+.PHONY: bench-deps
+bench-deps:
+	@scripts/bench-deps.sh
 
 .PHONY: check
 check: build ## every file of configs/ through `llmproxy check`

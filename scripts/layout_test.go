@@ -18,15 +18,15 @@ const module = "github.com/llmproxy/llmproxy/"
 var layout = map[string][]string{
 	// Leaves.
 	"pkg/config":   {},
-	"pkg/listener": {},
 	"pkg/mockvllm": {},
 	"pkg/openai":   {},
 	"pkg/route":    {},
+	"pkg/socket":   {},
 	"pkg/stats":    {},
-	"loadtest":     {},
 	// The hot path.
-	"pkg/forward": {"pkg/openai", "pkg/route", "pkg/stats"},
-	"pkg/gateway": {"pkg/forward", "pkg/listener", "pkg/openai", "pkg/route", "pkg/stats"},
+	"pkg/forward":  {"pkg/openai", "pkg/route", "pkg/socket", "pkg/stats"},
+	"pkg/listener": {"pkg/socket"},
+	"pkg/gateway":  {"pkg/forward", "pkg/listener", "pkg/openai", "pkg/route", "pkg/stats"},
 	// The control plane.
 	"pkg/health": {"pkg/route"},
 	"pkg/app":    {"pkg/config", "pkg/forward", "pkg/gateway", "pkg/health", "pkg/listener", "pkg/openai", "pkg/route", "pkg/stats"},
@@ -34,13 +34,26 @@ var layout = map[string][]string{
 	"pkg/apptest":  {"pkg/app", "pkg/config", "pkg/mockvllm"},
 	"cmd/llmproxy": {"pkg/app", "pkg/config"},
 	"cmd/mockvllm": {"pkg/mockvllm"},
-	"scripts/demo": {"loadtest"},
+	// Measuring.
+	"bench/bare":         {},
+	"bench/instructions": {},
+	"bench/peers":        {"bench/results"},
+	"bench/report":       {"bench/results", "loadtest/result"},
+	"bench/results":      {},
+	"bench/reverseproxy": {},
+	"loadtest":           {},
+	"loadtest/picture":   {"loadtest/result"},
+	"loadtest/process":   {},
+	"loadtest/result":    {},
+	"loadtest/run":       {"loadtest", "loadtest/picture", "loadtest/process", "loadtest/result", "loadtest/scenario", "pkg/mockvllm"},
+	"loadtest/scenario":  {"loadtest/result"},
+	"scripts/demo":       {"loadtest", "loadtest/process"},
 }
 
 // The hot path never meets what reads files, watches them or keeps a
 // connection to somewhere else; not through another package either.
 var (
-	hotPath   = []string{"pkg/openai", "pkg/route", "pkg/forward", "pkg/gateway", "pkg/listener", "pkg/stats"}
+	hotPath   = []string{"pkg/openai", "pkg/route", "pkg/forward", "pkg/gateway", "pkg/listener", "pkg/socket", "pkg/stats"}
 	forbidden = []string{"github.com/knadh/koanf", "github.com/fsnotify/", "go.yaml.in/", "github.com/redis/", module + "pkg/config"}
 )
 

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is not there yet: a C compiler for the race
 # detector, uvicorn and FastAPI with what vLLM runs them on, Node 18 or later
-# with npm, and the packages of the Node tests. Debian and its children only; elsewhere it says
-# what is missing.
+# with npm, and the packages of the Node tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 sdk=pkg/app/testdata/sdk-node
@@ -23,22 +22,7 @@ need python3-uvloop /usr/bin/python3 -c 'import uvloop'
 need nodejs node18
 need npm sh -c 'command -v npm'
 
-if [ ${#missing[@]} -gt 0 ]; then
-	if ! command -v apt-get >/dev/null; then
-		echo "the tests need ${missing[*]}: install them with your package manager" >&2
-		exit 1
-	fi
-	sudo=
-	[ "$(id -u)" = 0 ] || sudo=sudo
-	echo "installing ${missing[*]}"
-	log=$(mktemp)
-	install() {
-		$sudo apt-get update -qq
-		$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
-	}
-	install >"$log" 2>&1 </dev/null || { cat "$log" >&2; exit 1; }
-	rm -f "$log"
-fi
+[ ${#missing[@]} = 0 ] || scripts/apt.sh "${missing[@]}"
 
 # npm ci starts from nothing each time: only when the lock file has changed.
 if [ -f $sdk/package-lock.json ] && ! cmp -s $sdk/package-lock.json $sdk/node_modules/.installed; then
