@@ -100,23 +100,24 @@ func (k *conn) once(fd uintptr) bool {
 		}
 	}
 	k.buf = readBuffers.Get().(*readBuffer)
-	k.n, k.err = socket.Read(fd, k.buf.room())
+	var wait bool
+	k.n, wait, k.err = socket.Read(fd, k.buf.room())
 	if k.n == 0 {
 		readBuffers.Put(k.buf)
 		k.buf = nil
 	}
-	return k.err != unix.EAGAIN
+	return !wait
 }
 
 // all passes on whatever comes, until each is content.
 func (k *conn) all(fd uintptr) bool {
 	for {
 		buf := readBuffers.Get().(*readBuffer)
-		n, err := socket.Read(fd, buf.room())
+		n, wait, err := socket.Read(fd, buf.room())
 		if n == 0 {
 			readBuffers.Put(buf)
 			k.err = err
-			return err != unix.EAGAIN
+			return !wait
 		}
 		if !k.each(buf, buf.room()[:n]) {
 			k.err = nil
@@ -150,11 +151,10 @@ func (k *conn) Write(p []byte) (int, error) {
 // some writes what the socket takes; false is "not all yet".
 func (k *conn) some(fd uintptr) bool {
 	for {
-		var n int
-		n, k.outErr = socket.Write(fd, k.out)
-		k.out = k.out[n:]
-		if k.outErr != nil || len(k.out) == 0 {
-			return k.outErr != unix.EAGAIN
+		n, wait, err := socket.Write(fd, k.out)
+		k.out, k.outErr = k.out[n:], err
+		if wait || err != nil || len(k.out) == 0 {
+			return !wait
 		}
 	}
 }

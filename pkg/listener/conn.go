@@ -243,11 +243,10 @@ func (c *Conn) write(p []byte) (int, error) {
 // writeReady writes what the socket fd takes of out; false = not all of it yet.
 func (c *Conn) writeReady(fd uintptr) bool {
 	for {
-		var n int
-		n, c.outErr = socket.Write(fd, c.out)
-		c.out = c.out[n:]
-		if c.outErr != nil || len(c.out) == 0 {
-			return c.outErr != syscall.EAGAIN
+		n, wait, err := socket.Write(fd, c.out)
+		c.out, c.outErr = c.out[n:], err
+		if wait || err != nil || len(c.out) == 0 {
+			return !wait
 		}
 	}
 }

@@ -1,7 +1,7 @@
 package listener
 
 import (
-	"io"
+	"errors"
 	"net"
 	"os"
 	"sync"
@@ -37,14 +37,14 @@ func (f *firstRead) prepare(pool *sync.Pool) {
 // readReady fills buf from the socket fd; false = it has nothing to read yet.
 func (f *firstRead) readReady(fd uintptr) bool {
 	buf := f.pool.Get().(*readBuffer)
-	n, err := socket.Read(fd, buf[:])
+	n, wait, err := socket.Read(fd, buf[:])
 	if n > 0 {
 		f.buf, f.rest = buf, buf[:n]
 		return true
 	}
 	f.pool.Put(buf)
 	f.err = err
-	return err != syscall.EAGAIN
+	return !wait
 }
 
 // take hands out what is held back.
@@ -93,11 +93,12 @@ func (c *Conn) fetch() error {
 
 // failed is the error of a system call as package net would put it.
 func (c *Conn) failed(call string, err error) error {
-	if err == nil || err == io.EOF {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
 		return err
 	}
 	return &net.OpError{
 		Op: call, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(),
-		Err: os.NewSyscallError(call, err),
+		Err: os.NewSyscallError(call, errno),
 	}
 }

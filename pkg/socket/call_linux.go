@@ -10,22 +10,21 @@ import (
 // told of would, in a process that was idle, first wake its monitor thread,
 // which costs more than the call.
 
-func read(fd uintptr, p []byte) (int, error) { return call(syscall.SYS_READ, fd, p) }
+func read(fd uintptr, p []byte) (int, bool, error) { return call(syscall.SYS_READ, fd, p) }
 
-func write(fd uintptr, p []byte) (int, error) { return call(syscall.SYS_WRITE, fd, p) }
+func write(fd uintptr, p []byte) (int, bool, error) { return call(syscall.SYS_WRITE, fd, p) }
 
-func call(trap, fd uintptr, p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
+func call(trap, fd uintptr, p []byte) (n int, wait bool, err error) {
 	for {
-		n, _, errno := syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
 		switch errno {
 		case 0:
-			return int(n), nil
+			return int(n), false, nil
+		case syscall.EAGAIN:
+			return 0, true, nil
 		case syscall.EINTR:
 		default:
-			return 0, errno
+			return 0, false, errno
 		}
 	}
 }

@@ -2,22 +2,26 @@
 
 package socket
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
 
-func read(fd uintptr, p []byte) (int, error) {
-	for {
-		n, err := unix.Read(int(fd), p)
-		if err != unix.EINTR {
-			return max(n, 0), err
-		}
-	}
-}
+	"golang.org/x/sys/unix"
+)
 
-func write(fd uintptr, p []byte) (int, error) {
+func read(fd uintptr, p []byte) (int, bool, error) { return call(unix.Read, fd, p) }
+
+func write(fd uintptr, p []byte) (int, bool, error) { return call(unix.Write, fd, p) }
+
+func call(f func(int, []byte) (int, error), fd uintptr, p []byte) (n int, wait bool, err error) {
 	for {
-		n, err := unix.Write(int(fd), p)
-		if err != unix.EINTR {
-			return max(n, 0), err
+		n, err := f(int(fd), p)
+		switch {
+		case err == nil:
+			return n, false, nil
+		case errors.Is(err, unix.EAGAIN):
+			return 0, true, nil
+		case !errors.Is(err, unix.EINTR):
+			return 0, false, err
 		}
 	}
 }

@@ -1,19 +1,19 @@
 // Package socket is the system calls that the hot path makes on sockets itself,
-// in the callbacks of a syscall.RawConn.
+// in the callbacks of a syscall.RawConn, and a watch of their ends.
 package socket
 
 import "io"
 
-// Read is one read(2) from a socket that does not block. No bytes come with an
-// error: io.EOF at the end, syscall.EAGAIN when there is nothing yet.
-func Read(fd uintptr, p []byte) (int, error) {
-	n, err := read(fd, p)
-	if n == 0 && err == nil && len(p) > 0 {
-		return 0, io.EOF
+// Read is one read(2) from a socket that does not block. wait says that there
+// is nothing yet; the end is io.EOF.
+func Read(fd uintptr, p []byte) (n int, wait bool, err error) {
+	n, wait, err = read(fd, p)
+	if n == 0 && !wait && err == nil {
+		err = io.EOF
 	}
-	return n, err
+	return n, wait, err
 }
 
 // Write is one write(2) to a socket that does not block. It may take less than
-// p; syscall.EAGAIN says that it takes nothing yet.
-func Write(fd uintptr, p []byte) (int, error) { return write(fd, p) }
+// p; wait says that it takes nothing yet.
+func Write(fd uintptr, p []byte) (n int, wait bool, err error) { return write(fd, p) }
