@@ -213,13 +213,27 @@ const (
 // 2 moves the quote next to the control characters, so that one subtraction finds
 // both. Bytes outside ASCII are masked out.
 func plain(b []byte, i int, high uint64) (int, uint64) {
-	for ; len(b)-i >= 8; i += 8 {
-		w := binary.LittleEndian.Uint64(b[i:])
-		stop := ((w ^ 0x02*ones) - 0x21*ones) | ((w ^ '\\'*ones) - ones)
-		if stop &= ^w & highs; stop != 0 {
-			return i + bits.TrailingZeros64(stop)/8, high | w&highs&(stop-1)
+	for end := min(len(b), i+128); ; end = len(b) {
+		for ; end-i >= 8; i += 8 {
+			w := binary.LittleEndian.Uint64(b[i:])
+			if stop := stops(w) & highs; stop != 0 {
+				return i + bits.TrailingZeros64(stop)/8, high | w&highs&(stop-1)
+			}
+			high |= w & highs
 		}
-		high |= w & highs
+		if end == len(b) {
+			break
+		}
+		// It is long, perhaps an image of megabytes: four words at a time.
+		for ; len(b)-i >= 32; i += 32 {
+			p := b[i : i+32]
+			w0, w1 := binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[8:])
+			w2, w3 := binary.LittleEndian.Uint64(p[16:]), binary.LittleEndian.Uint64(p[24:])
+			if (stops(w0)|stops(w1)|stops(w2)|stops(w3))&highs != 0 {
+				break
+			}
+			high |= (w0 | w1 | w2 | w3) & highs
+		}
 	}
 	for ; i < len(b); i++ {
 		if c := b[i]; c == '"' || c == '\\' || c < ' ' {
@@ -228,6 +242,12 @@ func plain(b []byte, i int, high uint64) (int, uint64) {
 		high |= uint64(b[i] & 0x80)
 	}
 	return i, high
+}
+
+// stops has the top bits of those bytes of w set that end a run; the lowest one
+// set is true. Other bits mean nothing.
+func stops(w uint64) uint64 {
+	return (((w ^ 0x02*ones) - 0x21*ones) | ((w ^ '\\'*ones) - ones)) &^ w
 }
 
 // escape returns the length of the escape b begins with, 0 if it is none. Half a
