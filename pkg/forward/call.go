@@ -296,13 +296,17 @@ func (c *Call) readReady(before func() (sent bool, err error)) (*readBuffer, []b
 				return nil, nil, err
 			}
 		}
-		buf := readBuffers.Get().(*readBuffer)
-		n, err := k.Conn.Read(buf.room())
-		if n > 0 {
-			return buf, buf.room()[:n], nil
+		for {
+			buf := readBuffers.Get().(*readBuffer)
+			n, err := k.Conn.Read(buf.room())
+			if n > 0 {
+				return buf, buf.room()[:n], nil
+			}
+			readBuffers.Put(buf)
+			if err != nil {
+				return nil, nil, err
+			}
 		}
-		readBuffers.Put(buf)
-		return nil, nil, err
 	}
 	k.before = before
 	err := c.await(k.readOnce)

@@ -35,12 +35,18 @@ func (c *Call) Relay(w io.Writer) error {
 	c.client, c.clientErr = w, nil
 	more := c.relay(c.held)
 	c.dropBuffer()
+	if cap(c.first) > keepFirst {
+		c.first = nil
+	}
 	var err error
 	if c.conn != nil && more {
 		err = c.readAll(c.relayed)
 	}
 	switch {
 	case c.clientErr != nil:
+		if c.framing.done() {
+			c.upstreamDone() // its connection is as good as ever
+		}
 		return c.clientErr
 	case err != nil:
 		err = c.ending(err)

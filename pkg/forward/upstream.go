@@ -99,7 +99,8 @@ func NewUpstream(c UpstreamConfig, s *stats.Backend, hangups *Hangups, dial func
 
 // peekAfter is how long a connection may have been idle and still be written
 // to without a look at it first. A look is one system call; an engine that
-// closes a busy connection is caught by the replay of a lost one.
+// closes a busy connection is told by Hangups, or caught by the replay of a lost
+// one. One that sends bytes nobody asked for that late is not caught.
 const peekAfter = 10 * time.Millisecond
 
 // pooled is fasthttp's connection type as we keep it: the type has no

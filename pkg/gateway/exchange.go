@@ -199,9 +199,15 @@ func (x *Exchange) Read([]byte) (int, error) {
 // SupportsBodyWriteTo makes fasthttp use WriteTo.
 func (x *Exchange) SupportsBodyWriteTo() bool { return true }
 
-// account counts the finished request.
+// account counts the finished request. Everything is given back by now, so a
+// panic costs no more than the count.
 func (x *Exchange) account(now time.Time) {
 	c, g := x.call, x.gateway
+	defer func() {
+		if p := recover(); p != nil {
+			g.panicked(p)
+		}
+	}()
 	if x.status == 0 { // a panic, which rescue answers
 		x.status, x.complete = fasthttp.StatusInternalServerError, true
 	}

@@ -161,6 +161,9 @@ func (x *Exchange) relay(ctx *fasthttp.RequestCtx) {
 
 // stream is the second half of the journey of a stream.
 func (x *Exchange) stream(conn net.Conn) {
+	if x.conn != nil && x.call.Interrupted() == forward.ClientLeft {
+		_ = x.conn.SetWriteDeadline(past) // the server has cleared leave's
+	}
 	x.client = conn
 	again := x.relayAll() == nil && x.again
 	g := x.gateway

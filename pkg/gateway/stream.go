@@ -57,8 +57,8 @@ func (x *Exchange) writeHead(p []byte) error {
 // the server has read of the next request already.
 func release(c net.Conn) net.Conn {
 	bare := c.(interface{ UnsafeConn() net.Conn }).UnsafeConn()
-	if r, ok := bare.(*rewound); ok && len(r.rest) == 0 {
-		bare = r.Conn
+	if r, ok := bare.(*rewound); ok {
+		bare = r.Conn // its rest is read below
 	}
 	// With its time over, a read returns what is buffered, and then fails.
 	if bare.SetReadDeadline(past) != nil {
@@ -81,7 +81,8 @@ func release(c net.Conn) net.Conn {
 	return bare
 }
 
-// rewound is a connection with bytes that were read too early.
+// rewound is a connection that goes back to the server, with what was read too
+// early.
 type rewound struct {
 	net.Conn
 	rest []byte
@@ -102,12 +103,17 @@ func (r *rewound) NetConn() net.Conn { return r.Conn }
 // serveNext waits for a connection's next request and gives it back to the
 // server. The server is not asked to wait: to it the connection is new, and the
 // time that a new one has for its first request is another than between two.
+//
+// Its name is new too: the server may not have finished with the old one, by
+// which it knows what to close when it shuts down.
 func (g *Gateway) serveNext(conn net.Conn) {
-	if r, ok := conn.(*rewound); !ok || len(r.rest) == 0 {
+	r, ok := conn.(*rewound)
+	if !ok {
 		if listener.FromConn(conn).Await(g.idleTimeout) != nil {
 			_ = conn.Close() // there is nobody to tell
 			return
 		}
+		r = &rewound{Conn: conn}
 	}
-	_ = g.server.ServeConn(conn) // its own error handler has told the client
+	_ = g.server.ServeConn(r) // its own error handler has told the client
 }

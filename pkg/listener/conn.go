@@ -291,12 +291,18 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	return c.Conn.SetReadDeadline(t)
 }
 
-// SetDeadline sets both deadlines.
+// SetDeadline sets both deadlines. That the connection is closed already is no
+// error: its next use says so, and a server that gave up here would leave what it
+// was about to hand over to nobody.
 func (c *Conn) SetDeadline(t time.Time) error {
-	if err := c.SetReadDeadline(t); err != nil {
-		return err
+	err := c.SetReadDeadline(t)
+	if err == nil {
+		err = c.SetWriteDeadline(t)
 	}
-	return c.SetWriteDeadline(t)
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
 }
 
 // setUp makes a connection that was counted in ready for use.

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"errors"
 	"os"
 	"syscall"
 
@@ -16,10 +17,9 @@ import (
 // descriptor, so one that comes late finds nobody instead of the next
 // connection with that descriptor.
 type Watch struct {
-	gone  func(id uint64)
-	epoll int
-	file  *os.File // owns epoll
-	raw   syscall.RawConn
+	gone func(id uint64)
+	file *os.File // the epoll set
+	raw  syscall.RawConn
 }
 
 // NewWatch returns a watch that calls gone, from its own goroutine, once for each
@@ -35,7 +35,7 @@ func NewWatch(gone func(id uint64)) (*Watch, error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	w := &Watch{gone: gone, epoll: fd, file: os.NewFile(uintptr(fd), "epoll")}
+	w := &Watch{gone: gone, file: os.NewFile(uintptr(fd), "epoll")}
 	if w.raw, err = w.file.SyscallConn(); err != nil {
 		w.file.Close()
 		return nil, err
@@ -53,22 +53,22 @@ func (w *Watch) Add(socket syscall.RawConn, id uint64) error {
 		Events: unix.EPOLLRDHUP | unix.EPOLLET,
 		Fd:     int32(id), Pad: int32(id >> 32), // the 64 bits of epoll_data
 	}
-	var failed error
-	if err := socket.Control(func(fd uintptr) {
-		failed = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, int(fd), &event)
-	}); err != nil {
-		return err
-	}
-	return os.NewSyscallError("epoll_ctl", failed)
+	var added, held error
+	err := w.raw.Control(func(epoll uintptr) {
+		held = socket.Control(func(fd uintptr) {
+			added = unix.EpollCtl(int(epoll), unix.EPOLL_CTL_ADD, int(fd), &event)
+		})
+	})
+	return errors.Join(err, held, os.NewSyscallError("epoll_ctl", added))
 }
 
 // run passes events on until Close.
 func (w *Watch) run() {
 	events := make([]unix.EpollEvent, 128)
 	n := 0
-	ready := func(uintptr) bool {
+	ready := func(epoll uintptr) bool {
 		var err error
-		n, err = unix.EpollWait(w.epoll, events, 0)
+		n, err = unix.EpollWait(int(epoll), events, 0)
 		return n > 0 || err != nil && err != unix.EINTR
 	}
 	for w.raw.Read(ready) == nil {
