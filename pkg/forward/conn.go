@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/llmproxy/llmproxy/pkg/socket"
 )
 
@@ -175,9 +173,7 @@ func (k *conn) stale() bool {
 	}
 	quiet := false
 	err := sys.Read(func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		quiet = err == unix.EAGAIN
+		quiet = socket.Quiet(fd)
 		return true
 	})
 	return err != nil || !quiet

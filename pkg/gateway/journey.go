@@ -164,6 +164,7 @@ func (x *Exchange) stream(conn net.Conn) {
 	if x.conn != nil && x.call.Interrupted() == forward.ClientLeft {
 		_ = x.conn.SetWriteDeadline(past) // the server has cleared leave's
 	}
+	growToRelay()
 	x.client = conn
 	again := x.relayAll() == nil && x.again
 	g := x.gateway

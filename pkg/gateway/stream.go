@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -115,5 +116,22 @@ func (g *Gateway) serveNext(conn net.Conn) {
 		}
 		r = &rewound{Conn: conn}
 	}
+	growToServe()
 	_ = g.server.ServeConn(r) // its own error handler has told the client
+}
+
+// A young goroutine has 2 KiB of stack. It grows by copying, once or twice on the
+// way down, and each time every frame there is is looked up. These two make the
+// room while there are few frames: for relaying, and for serving a request.
+
+//go:noinline
+func growToRelay() {
+	var room [2 << 10]byte
+	runtime.KeepAlive(&room)
+}
+
+//go:noinline
+func growToServe() {
+	var room [6 << 10]byte
+	runtime.KeepAlive(&room)
 }

@@ -25,3 +25,9 @@ func call(f func(int, []byte) (int, error), fd uintptr, p []byte) (n int, wait b
 		}
 	}
 }
+
+func quiet(fd uintptr) bool {
+	var b [1]byte
+	_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return errors.Is(err, unix.EAGAIN)
+}

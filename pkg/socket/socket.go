@@ -17,3 +17,7 @@ func Read(fd uintptr, p []byte) (n int, wait bool, err error) {
 // Write is one write(2) to a socket that does not block. It may take less than
 // p; wait says that it takes nothing yet.
 func Write(fd uintptr, p []byte) (n int, wait bool, err error) { return write(fd, p) }
+
+// Quiet tells whether a socket that does not block has neither bytes nor an end
+// to read.
+func Quiet(fd uintptr) bool { return quiet(fd) }

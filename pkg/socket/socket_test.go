@@ -59,9 +59,21 @@ func TestReadTellsNothingYetFromTheEnd(t *testing.T) {
 	if n, err := read(); n != 5 || err != nil {
 		t.Fatalf("got %d, %v", n, err)
 	}
+	quiet := func() (q bool) {
+		if err := raw(t, a).Control(func(fd uintptr) { q = Quiet(fd) }); err != nil {
+			t.Fatal(err)
+		}
+		return q
+	}
+	if !quiet() {
+		t.Error("a socket with nothing to read is not quiet")
+	}
 	b.CloseWrite()
 	if n, err := read(); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("got %d, %v after the end, want io.EOF", n, err)
+	}
+	if quiet() {
+		t.Error("a socket that has ended is quiet")
 	}
 }
 
