@@ -27,6 +27,7 @@ demo: build ## three engines, a gateway, a streamed chat, and a kill in mid-run
 .PHONY: test
 test: deps vet ## all tests with the race detector; installs what they need
 	LLMPROXY_REQUIRE=1 go test -race -shuffle=on -timeout 15m ./...
+	go test -run Alloc ./pkg/... # the race detector allocates, so these are skipped above
 
 .PHONY: test-long
 test-long: deps ## the long forms of the whole-system tests, with their durations

@@ -17,7 +17,7 @@ import (
 // server, the journey, the transport and the metrics together.
 const (
 	wholeBudget  = 2   // one of them is fasthttp's, for the first byte of a request
-	streamBudget = 5.5 // others are fasthttp's for handing a connection over, and the goroutine that takes it; none is an event's
+	streamBudget = 6.5 // others are fasthttp's for handing a connection over, the goroutine that takes it, and its new name when it goes back; none is an event's
 )
 
 // TestRequestAllocations measures whole requests against an engine that

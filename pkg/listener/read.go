@@ -93,6 +93,9 @@ func (c *Conn) fetch() error {
 
 // failed is the error of a system call as package net would put it.
 func (c *Conn) failed(call string, err error) error {
+	if err == nil {
+		return nil // before errno, which takes memory
+	}
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
 		return err
