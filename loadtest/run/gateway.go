@@ -90,6 +90,9 @@ type pool struct {
 func (st *stage) nginx(ctx context.Context, dir string, ports *ports) (*gateway, error) {
 	path, err := exec.LookPath("nginx")
 	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/nginx") // which is not in everybody's PATH
+	}
+	if err != nil {
 		return nil, errNoNginx
 	}
 	listen, err := ports.next()

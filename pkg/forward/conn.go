@@ -158,7 +158,8 @@ func (k *conn) some(fd uintptr) bool {
 }
 
 // stale tells whether an idle connection was closed by the engine, or holds
-// bytes that nobody asked for.
+// bytes that nobody asked for: the next request would get them for its answer.
+// The look costs a system call, and each reuse is worth it.
 func (k *conn) stale() bool {
 	s, ok := k.raw.(syscall.Conn)
 	if !ok {

@@ -97,12 +97,6 @@ func NewUpstream(c UpstreamConfig, s *stats.Backend, hangups *Hangups, dial func
 	return u, nil
 }
 
-// peekAfter is how long a connection may have been idle and still be written
-// to without a look at it first. A look is one system call; an engine that
-// closes a busy connection is told by Hangups, or caught by the replay of a lost
-// one. One that sends bytes nobody asked for that late is not caught.
-const peekAfter = 10 * time.Millisecond
-
 // pooled is fasthttp's connection type as we keep it: the type has no
 // exported name.
 type pooled interface {
@@ -133,7 +127,7 @@ func (u *Upstream) acquire(call *Call, fresh bool) (p pooled, c *conn, reused bo
 		}
 		now := time.Now()
 		idle := now.Sub(last)
-		if fresh || idle > u.KeepAlive || now.Sub(pc.CreatedTime()) > maxConnAge || c.ended.Load() || (idle > peekAfter && c.stale()) {
+		if fresh || idle > u.KeepAlive || now.Sub(pc.CreatedTime()) > maxConnAge || c.ended.Load() || c.stale() {
 			u.pool.CloseConn(pc)
 			continue
 		}
