@@ -46,7 +46,8 @@ type conn struct {
 	buf               *readBuffer
 	n                 int
 	err               error
-	writeSome         func(fd uintptr) bool
+	writeSome, look   func(fd uintptr) bool
+	still             bool   // nothing was there to read
 	out               []byte // what it has still to write
 	outErr            error
 
@@ -61,6 +62,7 @@ type conn struct {
 
 func newConn(raw net.Conn, t *tls.Conn) *conn {
 	k := &conn{Conn: raw, raw: raw}
+	k.look = k.lookOnce
 	if t != nil {
 		k.Conn = t
 		return k
@@ -161,21 +163,22 @@ func (k *conn) some(fd uintptr) bool {
 // bytes that nobody asked for: the next request would get them for its answer.
 // The look costs a system call, and each reuse is worth it.
 func (k *conn) stale() bool {
-	s, ok := k.raw.(syscall.Conn)
-	if !ok {
-		return false
-	}
 	sys := k.sys
-	if sys == nil {
+	if sys == nil { // under TLS
+		s, ok := k.raw.(syscall.Conn)
+		if !ok {
+			return false
+		}
 		var err error
 		if sys, err = s.SyscallConn(); err != nil {
 			return true
 		}
 	}
-	quiet := false
-	err := sys.Read(func(fd uintptr) bool {
-		quiet = socket.Quiet(fd)
-		return true
-	})
-	return err != nil || !quiet
+	k.still = false
+	return sys.Read(k.look) != nil || !k.still
+}
+
+func (k *conn) lookOnce(fd uintptr) bool {
+	k.still = socket.Quiet(fd)
+	return true
 }
