@@ -2,7 +2,6 @@ package forward
 
 import (
 	"sync"
-	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/socket"
 )
@@ -82,23 +81,4 @@ func (k *conn) wokenByEnd() bool {
 	woken := k.woken
 	k.woken = false
 	return woken
-}
-
-// await runs f as RawConn.Read does: again and again, whenever the connection
-// may be readable, until f returns true.
-func (c *Call) await(f func(fd uintptr) bool) error {
-	for {
-		err := c.conn.sys.Read(f)
-		if err == nil || !c.conn.wokenByEnd() {
-			return err
-		}
-		c.mu.Lock()
-		if c.cause == None && !c.dead { // else Interrupt's own deadline stands
-			_ = c.conn.raw.SetReadDeadline(c.conn.limit)
-		}
-		c.mu.Unlock()
-		if !c.conn.limit.IsZero() && time.Now().After(c.conn.limit) {
-			return err
-		}
-	}
 }
