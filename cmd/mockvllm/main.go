@@ -1,5 +1,5 @@
-// Command mockvllm serves a fake inference engine: vLLM's or TGI's wire format,
-// vLLM's scheduling, faults on demand, and a ledger of all requests on a second
+// Command mockvllm serves a fake inference engine: the wire format of vLLM,
+// SGLang, llama.cpp or TGI, vLLM's scheduling, faults on demand, and a ledger of all requests on a second
 // port. See package mockvllm.
 package main
 
@@ -45,14 +45,14 @@ func parse(args []string) (settings, error) {
 	f.StringVar(&s.admin, "admin", "127.0.0.1:9101", "`address` of ledger and faults; empty = none")
 	f.StringVar(&s.engine.Name, "name", "mock", "name in the ledger, at which faults can be aimed")
 	f.StringVar(&s.models, "models", "mock-model", "comma-separated `names` of the models served")
-	f.StringVar(&s.engine.Dialect, "dialect", mockvllm.DialectVLLM, "vllm or tgi")
-	f.StringVar(&s.engine.APIKey, "api-key", "", "Bearer `key` wanted on /v1 paths")
+	f.StringVar(&s.engine.Dialect, "dialect", mockvllm.DialectVLLM, "wire format: "+strings.Join(mockvllm.Dialects(), ", "))
+	f.StringVar(&s.engine.APIKey, "api-key", "", "Bearer `key` wanted, by vllm on /v1 paths only")
 	f.DurationVar(&s.engine.PrefillDelay, "ttft", 0, "least time from admission to the first token")
 	f.DurationVar(&s.engine.StepBase, "itl", 0, "time of one scheduler step: the time between tokens")
 	f.DurationVar(&s.engine.PrefillPerToken, "prefill-per-token", 0, "added to a step for each prompt token it computes")
 	f.DurationVar(&s.engine.DecodePerSeq, "decode-per-seq", 0, "added to a step for each answer it continues")
 	f.IntVar(&s.engine.MaxNumSeqs, "max-num-seqs", 256, "answers generated at once")
-	f.IntVar(&s.engine.MaxQueued, "max-queued", 0, "vllm: waiting answers beyond which requests get 503; 0 = any number")
+	f.IntVar(&s.engine.MaxQueued, "max-queued", 0, "vllm, sglang: waiting answers beyond which requests get 503; 0 = any number")
 	f.IntVar(&s.engine.MaxConcurrent, "max-concurrent", 128, "tgi: requests beyond which more are refused")
 	f.IntVar(&s.engine.MaxModelLen, "max-model-len", 131072, "tokens of prompt and answer")
 	f.IntVar(&s.engine.KVBlocks, "kv-blocks", 65536, "KV cache, in blocks of 16 tokens")
@@ -60,8 +60,10 @@ func parse(args []string) (settings, error) {
 	f.IntVar(&s.engine.LedgerSize, "ledger", 32768, "requests remembered")
 	f.DurationVar(&s.engine.KeepAlive, "keep-alive", 5*time.Second, "idle connections are closed after this, as uvicorn does")
 	f.BoolVar(&s.engine.ForceUsage, "force-usage", false, "usage in every chunk (--enable-force-include-usage)")
-	f.BoolVar(&s.engine.PromptTokenDetails, "prompt-token-details", false, "cached_tokens in usage (--enable-prompt-tokens-details)")
+	f.BoolVar(&s.engine.PromptTokenDetails, "prompt-token-details", false, "cached_tokens in usage (--enable-prompt-tokens-details, sglang --enable-cache-report)")
 	f.BoolVar(&s.engine.RequestIDHeaders, "request-id-headers", false, "echo X-Request-Id (--enable-request-id-headers)")
+	f.DurationVar(&s.engine.Comments, "sse-comments", 0, "a stream silent for this long gets a comment, and again; 0 = none")
+	f.DurationVar(&s.engine.Loading, "loading", 0, "time after the start in which llamacpp refuses everything and sglang is not healthy")
 	f.DurationVar(&s.grace, "grace", 30*time.Second, "time for requests in progress after SIGTERM")
 	f.Usage = func() { usage(f) }
 	if err := f.Parse(args); err != nil {
@@ -70,8 +72,8 @@ func parse(args []string) (settings, error) {
 	if f.NArg() > 0 {
 		return s, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	if d := s.engine.Dialect; d != mockvllm.DialectVLLM && d != mockvllm.DialectTGI {
-		return s, fmt.Errorf("unknown -dialect %q, want vllm or tgi", d)
+	if all := mockvllm.Dialects(); !slices.Contains(all, s.engine.Dialect) {
+		return s, fmt.Errorf("unknown -dialect %q, want one of %s", s.engine.Dialect, strings.Join(all, ", "))
 	}
 	s.engine.Models = strings.Split(s.models, ",")
 	return s, nil

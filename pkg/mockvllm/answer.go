@@ -1,6 +1,7 @@
 package mockvllm
 
 import (
+	"cmp"
 	"encoding/json"
 	"math"
 	"slices"
@@ -159,17 +160,25 @@ func (a *answerPlan) toolCall() choice {
 	return c
 }
 
+// tool is a function on offer, in the words of any of the chat APIs.
+type tool struct {
+	Name       string     `json:"name"`         // responses, messages
+	Parameters properties `json:"parameters"`   // responses
+	Input      properties `json:"input_schema"` // messages
+	Function   struct {   // chat completions
+		Name       string     `json:"name"`
+		Parameters properties `json:"parameters"`
+	} `json:"function"`
+}
+
+type properties struct {
+	Properties map[string]json.RawMessage `json:"properties"`
+}
+
 // planTools makes the answer a tool call when tool_choice forces one, or when
 // tools are on offer and the last message says "call_tool".
 func (a *answerPlan) planTools(p *params) {
-	var tools []struct {
-		Function struct {
-			Name       string `json:"name"`
-			Parameters struct {
-				Properties map[string]json.RawMessage `json:"properties"`
-			} `json:"parameters"`
-		} `json:"function"`
-	}
+	var tools []tool
 	if !p.has("tools") {
 		return
 	}
@@ -178,26 +187,30 @@ func (a *answerPlan) planTools(p *params) {
 		return
 	}
 	var named struct {
-		Function struct {
-			Name string `json:"name"`
-		} `json:"function"`
+		tool
+		Type string `json:"type"`
 	}
 	choice := string(p.raw["tool_choice"])
 	_ = json.Unmarshal(p.raw["tool_choice"], &named)
-	asked := strings.Contains(string(p.raw["messages"]), "call_tool") && choice != `"none"`
-	if len(tools) == 0 || choice != `"required"` && named.Function.Name == "" && !asked {
+	name := cmp.Or(named.Function.Name, named.Name)
+	said := string(p.raw["messages"]) + string(p.raw["input"])
+	asked := strings.Contains(said, "call_tool") && choice != `"none"` && named.Type != "none"
+	if choice != `"required"` && named.Type != "any" && name == "" && !asked {
 		return
 	}
 	for _, t := range tools {
-		if named.Function.Name != "" && t.Function.Name != named.Function.Name {
+		called := cmp.Or(t.Function.Name, t.Name)
+		if name != "" && called != name {
 			continue
 		}
 		args := map[string]string{}
-		for name := range t.Function.Parameters.Properties {
-			args[name] = "mock" + a.tag
+		for _, props := range []properties{t.Parameters, t.Input, t.Function.Parameters} {
+			for field := range props.Properties {
+				args[field] = "mock" + a.tag
+			}
 		}
 		b, _ := json.Marshal(args)
-		a.tool, a.args = t.Function.Name, string(b)
+		a.tool, a.args = called, string(b)
 		return
 	}
 }

@@ -22,12 +22,18 @@ type call struct {
 	ctx  context.Context // ends when the client goes
 	wire wire
 	body []byte
+	form *form // what a multipart body held besides text; nil = another body
 
 	arrived time.Time // the header was read
 	entry   *Entry    // changed through the ledger only
 	id      string    // X-Request-Id or 32 hex digits: the tail of the engine's ids
 	fault   fault
-	native  bool // TGI's own API, whose streams have no [DONE]
+	native  bool // an engine's own API, not OpenAI's
+	out     *sse // the stream, once it is open
+
+	// broken is the last event of a generation that failed, where events have
+	// names; nil = as the dialect has it.
+	broken func() (name string, data []byte)
 
 	stop    func() bool   // ends the watch for the client going
 	settled bool          // the watch was ended in time
@@ -67,6 +73,10 @@ func (x *call) readBody() error {
 		if _, err := io.WriteString(x.conn.nc, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
 			return err
 		}
+	}
+	if b := x.boundary(); b != "" {
+		x.form = &form{}
+		return x.readForm(b)
 	}
 	var buf bytes.Buffer
 	buf.Grow(int(min(max(x.req.ContentLength, 0), maxBody)) + bytes.MinRead)
@@ -179,12 +189,7 @@ func (x *call) sent(events int) {
 func (x *call) sleep(d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-x.ctx.Done():
-		return x.ctx.Err()
-	}
+	return pause(x, t.C)
 }
 
 // run queues the sequences of the call; false when the queue is full or nobody
@@ -219,11 +224,28 @@ func (x *call) report(state string, at time.Time) {
 }
 
 // more waits for the next token of any sequence of the call.
-func (x *call) more() error {
-	select {
-	case <-x.wake:
-		return nil
-	case <-x.ctx.Done():
-		return x.ctx.Err()
+func (x *call) more() error { return pause(x, x.wake) }
+
+// pause waits until something comes, or for ever from nil; it fails when the
+// client goes first. An open stream gets comments meanwhile when the engine is
+// to send them.
+func pause[T any](x *call, until <-chan T) error {
+	var silent <-chan time.Time
+	if x.out != nil && x.e.opt.Comments > 0 {
+		t := time.NewTicker(x.e.opt.Comments)
+		defer t.Stop()
+		silent = t.C
+	}
+	for {
+		select {
+		case <-until:
+			return nil
+		case <-silent:
+			if err := x.out.ping(); err != nil {
+				return err
+			}
+		case <-x.ctx.Done():
+			return x.ctx.Err()
+		}
 	}
 }

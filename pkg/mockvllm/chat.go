@@ -4,32 +4,9 @@ import "strconv"
 
 // chat answers POST /v1/chat/completions.
 func (x *call) chat() error {
-	p, bad := parseParams(x.body)
-	if bad != nil {
-		return x.refuse(bad)
-	}
-	g := &generation{id: "chatcmpl-" + x.id, model: x.model(p), stream: p.boolean("stream", false), n: p.integer("n", 1)}
-	x.set(func(r *Entry) { r.Model, r.Stream = g.model, g.stream })
-	limit := p.integer("max_completion_tokens", p.integer("max_tokens", 0))
-	if (p.has("max_tokens") || p.has("max_completion_tokens")) && limit < 1 {
-		p.fail(badRequest("max_tokens", "max_tokens must be at least 1, got %d.", limit))
-	}
-	g.include, g.continuous = p.usageOptions(g.stream, x.e.opt.ForceUsage)
-	plan := x.planAnswer(p, limit)
-	plan.planTools(p)
-	text, bad := chatPrompt(p.raw["messages"])
-	if bad != nil {
-		p.fail(bad)
-	}
-	if bad = x.check(p, g.model); bad == nil {
-		bad = x.fits(text, limit)
-	}
-	if bad != nil {
-		return x.refuse(bad)
-	}
-	g.prompts = []prompt{text}
-	if !g.begin(x, p, plan) {
-		return x.refuse(queueFull())
+	g, p, err := x.startChat()
+	if g == nil {
+		return err
 	}
 	if g.stream {
 		return g.streamChat(p.boolean("logprobs", false))
@@ -41,11 +18,44 @@ func (x *call) chat() error {
 	return x.whole(&h, g.chatAnswer(p.boolean("logprobs", false)))
 }
 
+// startChat reads a chat request and queues its generation, which is nil when
+// the request has been refused.
+func (x *call) startChat() (*generation, *params, error) {
+	p, bad := parseParams(x.body)
+	if bad != nil {
+		return nil, nil, x.refuse(bad)
+	}
+	g := &generation{id: x.e.dialect.chatID + x.id, model: x.model(p), stream: p.boolean("stream", false), n: p.integer("n", 1)}
+	x.set(func(r *Entry) { r.Model, r.Stream = g.model, g.stream })
+	limit := p.integer("max_completion_tokens", p.integer("max_tokens", 0))
+	if (p.has("max_tokens") || p.has("max_completion_tokens")) && limit < 1 {
+		p.fail(badRequest("max_tokens", "max_tokens must be at least 1, got %d.", limit))
+	}
+	x.usageOptions(g, p)
+	plan := x.planAnswer(p, limit)
+	plan.planTools(p)
+	text, bad := chatPrompt(p.raw["messages"])
+	if bad != nil {
+		p.fail(bad)
+	}
+	if bad = x.check(p, g.model); bad == nil {
+		bad = x.fits(text, limit)
+	}
+	if bad != nil {
+		return nil, nil, x.refuse(bad)
+	}
+	g.prompts = []prompt{text}
+	if !g.begin(x, p, plan) {
+		return nil, nil, x.full(g.stream)
+	}
+	return g, p, nil
+}
+
 // streamChat writes the answer as vLLM's chat_completion_stream_generator does:
 // the role chunks come with the first token.
 func (g *generation) streamChat(logprobs bool) error {
 	h := sseHead
-	out, err := g.x.open("data: ", &h)
+	out, err := g.x.open(&h)
 	if err != nil {
 		return err
 	}

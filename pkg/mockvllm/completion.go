@@ -4,18 +4,35 @@ import "strconv"
 
 // completion answers POST /v1/completions.
 func (x *call) completion() error {
+	g, p, err := x.startCompletion()
+	if g == nil {
+		return err
+	}
+	logprobs, echo := p.has("logprobs"), p.boolean("echo", false)
+	if g.stream {
+		return g.streamCompletion(logprobs, echo)
+	}
+	if err := g.wait(); err != nil {
+		return err
+	}
+	h := jsonHead
+	return x.whole(&h, g.completionAnswer(logprobs, echo))
+}
+
+// startCompletion is startChat for a completion.
+func (x *call) startCompletion() (*generation, *params, error) {
 	p, bad := parseParams(x.body)
 	if bad != nil {
-		return x.refuse(bad)
+		return nil, nil, x.refuse(bad)
 	}
-	g := &generation{id: "cmpl-" + x.id, model: x.model(p), stream: p.boolean("stream", false), n: p.integer("n", 1)}
+	g := &generation{id: x.e.dialect.textID + x.id, model: x.model(p), stream: p.boolean("stream", false), n: p.integer("n", 1)}
 	x.set(func(r *Entry) { r.Model, r.Stream = g.model, g.stream })
 	// The API's default is 16; unlike chat, the model may not go on as it likes.
 	limit := p.integer("max_tokens", 16)
 	if limit < 1 {
 		p.fail(badRequest("max_tokens", "max_tokens must be at least 1, got %d.", limit))
 	}
-	g.include, g.continuous = p.usageOptions(g.stream, x.e.opt.ForceUsage)
+	x.usageOptions(g, p)
 	plan := x.planAnswer(p, limit)
 	if !p.has("prompt") || string(p.raw["prompt"]) == `""` {
 		p.fail(badRequest("prompt", "Either prompt or prompt_embeds must be provided and non-empty."))
@@ -29,25 +46,17 @@ func (x *call) completion() error {
 		}
 	}
 	if bad != nil {
-		return x.refuse(bad)
+		return nil, nil, x.refuse(bad)
 	}
 	if !g.begin(x, p, plan) {
-		return x.refuse(queueFull())
+		return nil, nil, x.full(g.stream)
 	}
-	logprobs, echo := p.has("logprobs"), p.boolean("echo", false)
-	if g.stream {
-		return g.streamCompletion(logprobs, echo)
-	}
-	if err := g.wait(); err != nil {
-		return err
-	}
-	h := jsonHead
-	return x.whole(&h, g.completionAnswer(logprobs, echo))
+	return g, p, nil
 }
 
 func (g *generation) streamCompletion(logprobs, echo bool) error {
 	h := sseHead
-	out, err := g.x.open("data: ", &h)
+	out, err := g.x.open(&h)
 	if err != nil {
 		return err
 	}

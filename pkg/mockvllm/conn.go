@@ -62,7 +62,7 @@ func (c *conn) serve() {
 func (c *conn) one(req *http.Request) bool {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	x := &call{e: c.e, conn: c, req: req, ctx: ctx, wire: wire{nc: c.nc, http10: !req.ProtoAtLeast(1, 1), noBody: req.Method == http.MethodHead}}
+	x := &call{e: c.e, conn: c, req: req, ctx: ctx, wire: wire{nc: c.nc, stack: c.e.dialect.stack, http10: !req.ProtoAtLeast(1, 1), noBody: req.Method == http.MethodHead}}
 	x.wire.closing = req.Close || c.e.draining.Load()
 	x.begin()
 	if err := x.readBody(); err != nil {
@@ -93,11 +93,14 @@ func (c *conn) one(req *http.Request) bool {
 	return idle.Stop() && more
 }
 
-// badRequest is uvicorn's answer to what is not HTTP.
+// badRequest answers what is not HTTP; only uvicorn says something.
 func (c *conn) badRequest() {
-	const body = "Invalid HTTP request received."
-	w := wire{nc: c.nc, closing: true}
-	_ = w.send(&head{status: 400, contentType: "text/plain; charset=utf-8"}, []byte(body))
+	w := wire{nc: c.nc, stack: c.e.dialect.stack, closing: true}
+	if w.stack != stackUvicorn {
+		_ = w.send(&head{status: 400}, nil)
+		return
+	}
+	_ = w.send(&head{status: 400, contentType: "text/plain; charset=utf-8"}, []byte("Invalid HTTP request received."))
 }
 
 // isGone tells a connection that ended from one that sent nonsense.

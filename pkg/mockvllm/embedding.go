@@ -3,6 +3,7 @@ package mockvllm
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"math"
 	"strconv"
 	"time"
@@ -12,7 +13,11 @@ import (
 const embeddingSize = 64
 
 // embedding answers POST /v1/embeddings. The vectors depend on the text alone.
-func (x *call) embedding() error {
+func (x *call) embedding() error { return x.embed(x.vllmEmbeddings) }
+
+// embed answers with the vectors in an envelope, which is given them as a JSON
+// list.
+func (x *call) embed(envelope func(model string, data json.RawMessage, tokens int) []byte) error {
 	p, bad := parseParams(x.body)
 	if bad != nil {
 		return x.refuse(bad)
@@ -36,7 +41,7 @@ func (x *call) embedding() error {
 	if bad := x.check(p, model); bad != nil {
 		return x.refuse(bad)
 	}
-	b, tokens := embeddingHead(x, model), 0
+	b, tokens := []byte{'['}, 0
 	for i, in := range inputs {
 		if bad := x.fits(in, 0); bad != nil {
 			return x.refuse(bad)
@@ -52,23 +57,23 @@ func (x *call) embedding() error {
 		b = append(b, '}')
 	}
 	x.set(func(r *Entry) { r.PromptTokens = tokens })
-	b = append(b, `],"usage":{"prompt_tokens":`...)
-	b = strconv.AppendInt(b, int64(tokens), 10)
-	b = append(b, `,"total_tokens":`...)
-	b = strconv.AppendInt(b, int64(tokens), 10)
-	b = append(b, `,"completion_tokens":0,"prompt_tokens_details":null}}`...)
 	h := jsonHead
-	return x.whole(&h, b)
+	return x.whole(&h, envelope(model, append(b, ']'), tokens))
 }
 
-func embeddingHead(x *call, model string) []byte {
+func (x *call) vllmEmbeddings(model string, data json.RawMessage, tokens int) []byte {
 	b := append([]byte(nil), `{"id":"embd-`...)
 	b = append(b, x.id...)
 	b = append(b, `","object":"list","created":`...)
 	b = strconv.AppendInt(b, time.Now().Unix(), 10)
 	b = append(b, `,"model":`...)
 	b = appendString(b, model)
-	return append(b, `,"data":[`...)
+	b = append(append(b, `,"data":`...), data...)
+	b = append(b, `,"usage":{"prompt_tokens":`...)
+	b = strconv.AppendInt(b, int64(tokens), 10)
+	b = append(b, `,"total_tokens":`...)
+	b = strconv.AppendInt(b, int64(tokens), 10)
+	return append(b, `,"completion_tokens":0,"prompt_tokens_details":null}}`...)
 }
 
 // appendVector appends a unit vector, as JSON numbers or as base64 of

@@ -1,5 +1,5 @@
 // Package mockvllm is an inference engine without a model: it speaks the wire
-// format of vLLM (or of TGI) byte for byte, schedules requests the way vLLM
+// format of vLLM, SGLang, llama.cpp or TGI, schedules requests the way vLLM
 // does, fails on demand, and keeps a ledger of what it was asked and when it
 // was interrupted. Tests and load runs of the gateway use it as their oracle.
 //
@@ -18,22 +18,16 @@ import (
 	"time"
 )
 
-// Dialects an Engine can speak.
-const (
-	DialectVLLM = "vllm"
-	DialectTGI  = "tgi"
-)
-
 // Options of an Engine. The zero value is a vLLM that answers as fast as it can.
 type Options struct {
 	Name    string   // told in the ledger; faults can be aimed at it
-	Models  []string // default {"mock-model"}; any other model is a 404 (vLLM only)
-	Dialect string   // DialectVLLM (default) or DialectTGI
-	APIKey  string   // Bearer key wanted on /v1 paths; "" = none
+	Models  []string // default {"mock-model"}; any other is a 404 in vLLM, and served elsewhere
+	Dialect string   // one of Dialects; default DialectVLLM
+	APIKey  string   // Bearer key wanted, in vLLM on /v1 paths only; "" = none
 
 	KeepAlive     time.Duration // an idle connection is closed after this; default 5s, as uvicorn
 	MaxNumSeqs    int           // sequences that run at once; default 256
-	MaxQueued     int           // vLLM: waiting sequences beyond which requests get 503; 0 = unbounded
+	MaxQueued     int           // vLLM, SGLang: waiting sequences beyond which requests get 503; 0 = unbounded
 	MaxConcurrent int           // TGI: requests beyond which more are refused; default 128
 	MaxModelLen   int           // tokens of prompt and answer; default 131072
 	KVBlocks      int           // 16-token blocks of KV cache; default 65536, at least MaxModelLen/16
@@ -48,8 +42,13 @@ type Options struct {
 	PrefillDelay time.Duration
 
 	ForceUsage         bool // --enable-force-include-usage: usage in every chunk, asked or not
-	PromptTokenDetails bool // --enable-prompt-tokens-details: cached_tokens in usage
+	PromptTokenDetails bool // --enable-prompt-tokens-details, SGLang's --enable-cache-report: cached_tokens in usage
 	RequestIDHeaders   bool // --enable-request-id-headers: X-Request-Id is echoed
+
+	Comments time.Duration // a stream silent for this long gets an SSE comment, and again; 0 = none
+	// Loading is how long the model loads after New: llama.cpp refuses
+	// everything meanwhile, SGLang is not healthy; the others would not listen.
+	Loading time.Duration
 
 	OnDie func() // called by the fault "die" after Close; cmd/mockvllm exits here
 }
@@ -81,12 +80,16 @@ func setDefault[T comparable](v *T, d T) {
 // Engine is one fake inference server. Its methods may be called concurrently.
 type Engine struct {
 	opt     Options
+	dialect *dialect
 	started time.Time
 	sched   *scheduler
 	ledger  *ledger
 	faults  faultRules
-	stats   stats
-	open    atomic.Int64 // generation requests in progress
+
+	responses responseStore
+
+	stats stats
+	open  atomic.Int64 // generation requests in progress
 
 	mu        sync.Mutex // guards the fields below
 	conns     map[*conn]struct{}
@@ -99,11 +102,17 @@ type Engine struct {
 	work     sync.WaitGroup // the scheduler and every connection
 }
 
-// New starts an engine; it serves once Serve is called. Close ends it.
+// New starts an engine; it serves once Serve is called. Close ends it. It
+// panics when the dialect is none of Dialects.
 func New(opt Options) *Engine {
 	opt.fill()
+	speaks := dialects[opt.Dialect]
+	if speaks == nil {
+		panic("BUG: unknown dialect " + opt.Dialect)
+	}
 	e := &Engine{
 		opt:     opt,
+		dialect: speaks,
 		started: time.Now(),
 		ledger:  newLedger(opt.LedgerSize),
 		conns:   map[*conn]struct{}{},
@@ -251,5 +260,8 @@ func (e *Engine) Ledger() []Entry { return e.ledger.all() }
 func (e *Engine) WaitEntry(ctx context.Context, match func(Entry) bool) (Entry, error) {
 	return e.ledger.wait(ctx, match)
 }
+
+// loading tells whether the model is not there yet.
+func (e *Engine) loading() bool { return time.Since(e.started) < e.opt.Loading }
 
 func (e *Engine) serves(model string) bool { return slices.Contains(e.opt.Models, model) }

@@ -26,15 +26,16 @@ type generation struct {
 	counts  []int // tokens of each choice so far
 }
 
-// check refuses what vLLM refuses before it generates.
+// check refuses what vLLM refuses before it generates; the other dialects let
+// unknown models and priorities pass.
 func (x *call) check(p *params, model string) *apiError {
 	if p.err != nil {
 		return p.err
 	}
-	if !x.e.serves(model) {
+	if x.e.dialect.strict && !x.e.serves(model) {
 		return &apiError{404, vllmError("The model `"+model+"` does not exist.", "NotFoundError", "model", 404)}
 	}
-	if p.integer("priority", 0) != 0 {
+	if x.e.dialect.strict && p.integer("priority", 0) != 0 {
 		return badRequest("priority", "Got priority %s but Priority scheduling is not enabled.", p.raw["priority"])
 	}
 	if n := p.integer("n", 1); n < 1 || n > 1024 {
@@ -207,6 +208,14 @@ func (x *call) refuse(e *apiError) error {
 	h := jsonHead
 	h.status = e.status
 	return x.whole(&h, []byte(e.body))
+}
+
+// full answers a request that finds the queue full.
+func (x *call) full(stream bool) error {
+	if answer := x.e.dialect.full; answer != nil && stream {
+		return answer(x)
+	}
+	return x.refuse(queueFull())
 }
 
 // queueFull is the 503 of --max-num-queued-reqs.

@@ -17,6 +17,10 @@ const (
 	StateFaulted = "faulted" // an injected fault broke it off
 )
 
+// MethodTask is the Method of a row that is no request: the generation of a
+// response made in the background.
+const MethodTask = "TASK"
+
 // Entry is one row of the ledger: what one request was and how it ended.
 type Entry struct {
 	Seq        uint64 `json:"seq"` // order of arrival, from 1
@@ -52,7 +56,8 @@ type Entry struct {
 
 	Header     http.Header `json:"header"` // as received, names in canonical form
 	BodyBytes  int         `json:"body_bytes"`
-	BodySHA256 string      `json:"body_sha256"` // hex; of bodies up to 1 MiB, "" beyond
+	BodySHA256 string      `json:"body_sha256"` // hex; of forms, and of other bodies up to 1 MiB, "" beyond
+	FileBytes  int64       `json:"file_bytes"`  // of the file in a form
 }
 
 // Ended tells whether the row will change no more.

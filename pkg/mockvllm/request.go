@@ -57,7 +57,8 @@ func (p *params) integer(name string, def int) int {
 	if !p.has(name) {
 		return def
 	}
-	n, err := strconv.Atoi(string(p.raw[name]))
+	// pydantic takes "5" for 5; the fields of a form are all strings.
+	n, err := strconv.Atoi(strings.Trim(string(p.raw[name]), `"`))
 	if err != nil {
 		p.fail(invalid(name, "int_parsing", "Input should be a valid integer"))
 	}
@@ -68,8 +69,8 @@ func (p *params) boolean(name string, def bool) bool {
 	if !p.has(name) {
 		return def
 	}
-	var b bool
-	if json.Unmarshal(p.raw[name], &b) != nil {
+	b, err := strconv.ParseBool(strings.Trim(string(p.raw[name]), `"`))
+	if err != nil {
 		p.fail(invalid(name, "bool_parsing", "Input should be a valid boolean"))
 	}
 	return b
@@ -101,27 +102,28 @@ func (p *params) texts(name string) []string {
 	return list
 }
 
-// usageOptions reads stream_options: its include_usage is true unless said
-// otherwise, and it needs a stream unless it is empty.
-func (p *params) usageOptions(stream, force bool) (include, continuous bool) {
-	if force {
-		return true, true
+// usageOptions reads stream_options. In vLLM its include_usage is true unless
+// said otherwise, and it needs a stream unless it is empty.
+func (x *call) usageOptions(g *generation, p *params) {
+	if x.e.opt.ForceUsage {
+		g.include, g.continuous = true, true
+		return
 	}
 	if !p.has("stream_options") {
-		return false, false
+		return
 	}
 	var so map[string]*bool
 	if json.Unmarshal(p.raw["stream_options"], &so) != nil {
 		p.fail(invalid("stream_options", "model_type", "Input should be a valid dictionary"))
-		return false, false
+		return
 	}
-	if len(so) > 0 && !stream {
+	if len(so) > 0 && !g.stream && x.e.dialect.strict {
 		p.fail(badRequest("stream_options", "Stream options can only be defined when `stream=True`."))
 	}
 	v, set := so["include_usage"]
-	include = !set || v != nil && *v
+	g.include = !set && x.e.dialect.defaultUsage || v != nil && *v
 	c := so["continuous_usage_stats"]
-	return include, include && c != nil && *c
+	g.continuous = g.include && c != nil && *c
 }
 
 // prompt is what an engine computes before it answers.
@@ -163,8 +165,8 @@ func chatPrompt(raw json.RawMessage) (prompt, *apiError) {
 	return textPrompt(append(b, "<|assistant|>"...)), nil
 }
 
-// appendContent appends a message's content: text as it is, and for an image as
-// much text as it has tokens, made from its hash.
+// appendContent appends a message's content: text and what tools said as it is,
+// and for an image as much text as it has tokens, made from its hash.
 func appendContent(b []byte, raw json.RawMessage) []byte {
 	var parts []struct {
 		Type string `json:"type"`
@@ -175,8 +177,12 @@ func appendContent(b []byte, raw json.RawMessage) []byte {
 		return append(b, raw...)
 	}
 	for i, part := range parts {
-		if part.Type == "text" {
+		switch part.Type {
+		case "text", "input_text", "output_text":
 			b = append(b, part.Text...)
+			continue
+		case "tool_use", "tool_result", "thinking":
+			b = append(b, items[i]...)
 			continue
 		}
 		mark := fmt.Sprintf("%016x", textSeed(items[i]))

@@ -13,17 +13,29 @@ func (x *call) route() error {
 	if handled, err := x.strikeEarly(); handled || err != nil {
 		return err
 	}
-	if x.e.opt.Dialect == DialectTGI {
-		return x.routeTGI()
-	}
-	return x.routeVLLM()
+	return x.e.dialect.route(x)
 }
 
-// vllmGenerate are the paths that generate; they take JSON by POST only.
+// vllmGenerate are the paths that generate; they take JSON by POST only, but for
+// the forms of audio.
 var vllmGenerate = map[string]func(*call) error{
-	"/v1/chat/completions": (*call).chat,
-	"/v1/completions":      (*call).completion,
-	"/v1/embeddings":       (*call).embedding,
+	"/v1/chat/completions":      (*call).chat,
+	"/v1/completions":           (*call).completion,
+	"/v1/embeddings":            (*call).embedding,
+	"/v1/responses":             (*call).responses,
+	"/v1/messages":              (*call).messages,
+	"/v1/messages/count_tokens": (*call).countTokens,
+	"/v1/audio/transcriptions":  (*call).transcribe,
+	"/v1/audio/translations":    (*call).transcribe,
+	"/rerank":                   (*call).rerank,
+	"/v1/rerank":                (*call).rerank,
+	"/v2/rerank":                (*call).rerank,
+	"/score":                    (*call).score,
+	"/v1/score":                 (*call).score,
+	"/classify":                 (*call).classify,
+	"/pooling":                  (*call).pooling,
+	"/tokenize":                 (*call).tokenize,
+	"/detokenize":               (*call).detokenize,
 }
 
 // vllmRead are the paths that tell something, by GET.
@@ -45,21 +57,21 @@ var vllmAdmin = map[string]bool{
 	"/abort_requests": true, "/server_info": true, "/start_profile": true, "/stop_profile": true,
 	"/init_weight_transfer_engine": true, "/start_weight_update": true, "/update_weights": true,
 	"/finish_weight_update": true, "/v1/load_lora_adapter": true, "/v1/unload_lora_adapter": true,
-	"/load_lora_adapter": true, "/unload_lora_adapter": true, "/flush_cache": true, "/tokenize": true,
-	"/detokenize": true, "/invocations": true, "/docs": true, "/openapi.json": true,
+	"/load_lora_adapter": true, "/unload_lora_adapter": true, "/flush_cache": true, "/invocations": true,
+	"/docs": true, "/openapi.json": true,
 }
 
 func (x *call) routeVLLM() error {
 	path, method := x.req.URL.Path, x.req.Method
-	if key := x.e.opt.APIKey; key != "" && strings.HasPrefix(path, "/v1") && !x.authorized(key) {
+	guarded := strings.HasPrefix(path, "/v1") || strings.HasPrefix(path, "/v2")
+	if key := x.e.opt.APIKey; key != "" && guarded && !x.authorized(key) {
 		return x.refuse(&apiError{401, `{"error":"Unauthorized"}`})
 	}
 	if answer := vllmGenerate[path]; answer != nil {
 		if method != "POST" {
 			return x.notAllowed("POST")
 		}
-		kind, _, _ := strings.Cut(x.req.Header.Get("Content-Type"), ";")
-		if !strings.EqualFold(strings.TrimSpace(kind), "application/json") {
+		if !strings.HasPrefix(path, "/v1/audio/") && !x.isJSON() {
 			return x.refuse(&apiError{400, vllmError("Unsupported Media Type: Only 'application/json' is allowed",
 				"Bad Request", "", 400)})
 		}
@@ -73,15 +85,21 @@ func (x *call) routeVLLM() error {
 		}
 		return answer(x)
 	}
-	if vllmAdmin[path] {
-		if path == "/reset_prefix_cache" || path == "/flush_cache" {
-			x.e.sched.forget()
-		}
-		h := jsonHead
-		return x.whole(&h, []byte(`{}`))
+	if strings.HasPrefix(path, "/v1/responses/") {
+		return x.storedResponse()
 	}
-	return x.refuse(&apiError{404, vllmError("Not Found", "Not Found", "", 404)})
+	if vllmAdmin[path] {
+		return x.admin()
+	}
+	return x.refuse(notFound())
 }
+
+func (x *call) isJSON() bool {
+	kind, _, _ := strings.Cut(x.req.Header.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(kind), "application/json")
+}
+
+func notFound() *apiError { return &apiError{404, vllmError("Not Found", "Not Found", "", 404)} }
 
 // authorized compares the Bearer token; vLLM and TGI take no other scheme.
 func (x *call) authorized(key string) bool {
@@ -96,12 +114,7 @@ func (x *call) notAllowed(allow string) error {
 }
 
 // ok is the empty 200 of /health.
-func (x *call) ok() error {
-	if x.e.opt.Dialect == DialectTGI {
-		return x.whole(tgiHead(200, ""), nil)
-	}
-	return x.whole(&head{status: 200}, nil)
-}
+func (x *call) ok() error { return x.whole(&head{status: 200}, nil) }
 
 func (x *call) version() error {
 	h := jsonHead

@@ -11,29 +11,55 @@ import (
 // concern streams.
 type sse struct {
 	x      *call
+	head   *head  // not sent yet
 	prefix string // "data: " in vLLM, "data:" in TGI
+	name   string // of the events, "" = they have none
 	events int    // written
 	buf    []byte
 	zip    *gzip.Writer
 	zipped bytes.Buffer
 }
 
-// open sends the head of the stream.
-func (x *call) open(prefix string, h *head) (*sse, error) {
+// open starts a stream, whose head is sent at once where the dialect does not
+// hold it back for the first event.
+func (x *call) open(h *head) (*sse, error) {
 	x.decorate(h)
-	s := &sse{x: x, prefix: prefix}
+	h.extra = append(h.extra, x.e.dialect.extra...)
+	s := &sse{x: x, head: h, prefix: x.e.dialect.prefix}
+	x.out = s
 	if x.fault.is("no-space") {
 		s.prefix = "data:"
 	}
 	if x.fault.is("gzip") {
 		s.zip = gzip.NewWriter(&s.zipped)
 	}
-	err := x.wire.start(h)
-	x.sent(0)
-	if err != nil {
-		return nil, err
+	if !x.e.dialect.late {
+		if err := s.begin(); err != nil {
+			return nil, err
+		}
 	}
 	return s, s.beforeFirst()
+}
+
+// begin sends the head unless that is done.
+func (s *sse) begin() error {
+	if s.head == nil {
+		return nil
+	}
+	err := s.x.wire.start(s.head)
+	s.head = nil
+	s.x.sent(0)
+	return err
+}
+
+// ping writes the comment of a silent stream; none comes before the head.
+func (s *sse) ping() error {
+	if s.head != nil {
+		return nil
+	}
+	err := s.write(s.x.e.dialect.ping)
+	s.x.sent(0)
+	return err
 }
 
 // beforeFirst applies the faults between head and first event.
@@ -62,8 +88,7 @@ func (s *sse) event(data []byte) error {
 			return s.x.breakOff(f.is("reset"))
 		case "stall":
 			if !strings.Contains(f.arg, ",") {
-				<-s.x.ctx.Done()
-				return s.x.ctx.Err()
+				return pause[struct{}](s.x, nil)
 			}
 			if err := s.x.sleep(f.duration(0)); err != nil {
 				return err
@@ -77,29 +102,45 @@ func (s *sse) event(data []byte) error {
 	return s.emit(data)
 }
 
+// named writes one event of an API whose events have names.
+func (s *sse) named(name string, data []byte) error {
+	s.name = name
+	return s.event(data)
+}
+
 // emit writes one event as it is.
 func (s *sse) emit(data []byte) error {
-	s.buf = append(s.buf[:0], s.prefix...)
+	s.buf = s.buf[:0]
+	if s.name != "" {
+		s.buf = append(s.buf, strings.Replace(s.prefix, "data", "event", 1)...)
+		s.buf = append(append(s.buf, s.name...), s.newline()...)
+	}
+	s.buf = append(s.buf, s.prefix...)
 	if before, after, ok := bytes.Cut(data, []byte(",")); ok && s.x.fault.is("multi-line") {
 		s.buf = append(append(append(s.buf, before...), ",\n"...), s.prefix...)
 		data = after
 	}
-	s.buf = append(s.buf, data...)
-	if s.x.fault.is("crlf") {
-		s.buf = append(s.buf, "\r\n\r\n"...)
-	} else {
-		s.buf = append(s.buf, "\n\n"...)
-	}
+	s.buf = append(append(append(s.buf, data...), s.newline()...), s.newline()...)
 	err := s.put(s.buf)
 	s.events++
 	s.x.sent(1)
 	return err
 }
 
+func (s *sse) newline() string {
+	if s.x.fault.is("crlf") {
+		return "\r\n"
+	}
+	return "\n"
+}
+
 func (s *sse) write(text string) error { return s.put([]byte(text)) }
 
 // put writes bytes of the stream as one chunk, or as many as the fault wants.
 func (s *sse) put(p []byte) error {
+	if err := s.begin(); err != nil {
+		return err
+	}
 	if s.zip != nil {
 		s.zipped.Reset()
 		_, _ = s.zip.Write(p)
@@ -117,21 +158,19 @@ func (s *sse) put(p []byte) error {
 	return nil
 }
 
-// fail ends the stream as both engines do when generation fails: with an error
+// fail ends the stream as most engines do when generation fails: with an error
 // event and, all the same, [DONE].
 func (s *sse) fail() error {
 	s.x.fault.instead = true
-	data := vllmError("Internal server error", "InternalServerError", "", 500)
-	if s.x.e.opt.Dialect == DialectTGI {
-		data = `{"error":{"message":"Request failed during generation: Server error: unknown","http_status_code":422}}`
-		if s.x.native {
-			data = `{"error":"Request failed during generation: Server error: unknown","error_type":"generation"}`
-		}
+	data, done := s.x.e.dialect.failure(s.x)
+	if s.x.broken != nil {
+		s.name, data = s.x.broken()
+		done = false
 	}
-	if err := s.emit([]byte(data)); err != nil {
+	if err := s.emit(data); err != nil {
 		return err
 	}
-	if err := s.close(!s.x.native); err != nil {
+	if err := s.close(done); err != nil {
 		return err
 	}
 	return errFailed

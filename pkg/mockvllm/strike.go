@@ -47,7 +47,7 @@ func (x *call) strikeEarly() (handled bool, err error) {
 
 // strikeStatus applies the faults that are an error answer.
 func (x *call) strikeStatus() (handled bool, err error) {
-	h := head{contentType: "application/json", axum: x.e.opt.Dialect == DialectTGI}
+	h := head{contentType: "application/json"}
 	body := ""
 	switch x.fault.name {
 	case "503":
@@ -104,14 +104,15 @@ func (e *Engine) refuse(d time.Duration) {
 
 // whole writes an answer that is not a stream, with the faults that concern it.
 func (x *call) whole(h *head, body []byte) error {
+	x.decorate(h)
 	if err := x.strikeWhole(h, &body); err != nil {
 		return err
 	}
+	body = x.translate(h, body)
 	x.settle()
 	if !x.settled {
 		return x.ctx.Err()
 	}
-	x.decorate(h)
 	cut := false
 	switch x.fault.name {
 	case "truncated-json", "reset", "fin":
@@ -168,8 +169,14 @@ func (x *call) strikeWhole(h *head, body *[]byte) error {
 	return nil
 }
 
-// decorate adds the headers that a fault wants.
+// decorate adds the headers that a fault or the dialect wants.
 func (x *call) decorate(h *head) {
+	if other, ok := x.e.dialect.types[h.contentType]; ok {
+		h.contentType = other
+	}
+	if x.wire.stack == stackHTTPLib {
+		h.extra = append(h.extra, [2]string{"access-control-allow-origin", x.req.Header.Get("Origin")})
+	}
 	switch x.fault.name {
 	case "huge-header":
 		h.extra = append(h.extra, [2]string{"x-huge", strings.Repeat("h", x.fault.number(65536))})

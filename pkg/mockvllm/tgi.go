@@ -18,9 +18,9 @@ var tgiPost = map[string]func(*call, *params) error{
 }
 
 var tgiGet = map[string]func(*call) error{
-	"/":          (*call).ok,
-	"/health":    (*call).ok,
-	"/ping":      (*call).ok,
+	"/":          (*call).tgiOK,
+	"/health":    (*call).tgiOK,
+	"/ping":      (*call).tgiOK,
 	"/info":      (*call).tgiInfo,
 	"/v1/models": (*call).tgiModels,
 	"/metrics":   (*call).metrics,
@@ -55,11 +55,13 @@ func (x *call) routeTGI() error {
 
 // tgiHead is the head of an answer by axum, with TGI's CORS layer.
 func tgiHead(status int, contentType string) *head {
-	return &head{status: status, contentType: contentType, axum: true, extra: [][2]string{
+	return &head{status: status, contentType: contentType, extra: [][2]string{
 		{"vary", "origin, access-control-request-method, access-control-request-headers"},
 		{"access-control-allow-origin", "*"},
 	}}
 }
+
+func (x *call) tgiOK() error { return x.whole(tgiHead(200, ""), nil) }
 
 func (x *call) tgiText(status int, text string) error {
 	return x.whole(tgiHead(status, "text/plain; charset=utf-8"), []byte(text))
@@ -124,7 +126,15 @@ func (x *call) tgiOpen() (*sse, error) {
 		{"x-compute-characters", strconv.Itoa(len(x.body))},
 		{"x-accel-buffering", "no"},
 	}, h.extra...)
-	return x.open("data:", h)
+	return x.open(h)
+}
+
+func tgiFailure(x *call) ([]byte, bool) {
+	const text = "Request failed during generation: Server error: unknown"
+	if x.native {
+		return tgiErrorBody(text, "generation"), false
+	}
+	return []byte(`{"error":{"message":"` + text + `","http_status_code":422}}`), true
 }
 
 // tgiTimes are the headers of a whole answer.

@@ -12,9 +12,7 @@ func (x *call) tgiChat(p *params) error {
 		p.fail(bad)
 	}
 	g := &generation{stream: p.boolean("stream", false), prompts: []prompt{text}}
-	g.include, _ = p.usageOptions(g.stream, false)
-	// Unlike vLLM, TGI takes an option that is not said for false.
-	g.include = g.include && string(p.raw["stream_options"]) != "{}"
+	x.usageOptions(g, p)
 	if ok, leave, err := g.tgiOpenAI(x, p); !ok {
 		return err
 	} else {

@@ -13,12 +13,21 @@ type head struct {
 	contentType string
 	extra       [][2]string // further headers, names in lower case
 	length      int         // content-length to declare instead of the true one; 0 = the true one
-	axum        bool        // TGI's header order, no server header
 }
+
+// stack is the HTTP server whose headers are imitated.
+type stack int
+
+const (
+	stackUvicorn stack = iota // of vLLM and SGLang
+	stackAxum                 // of TGI and vLLM's Rust front end
+	stackHTTPLib              // cpp-httplib, of llama.cpp
+)
 
 // wire writes one answer to a connection.
 type wire struct {
 	nc      net.Conn
+	stack   stack
 	http10  bool // no chunks: the body ends with the connection
 	noBody  bool // the request was a HEAD
 	closing bool // the connection ends after this answer
@@ -89,38 +98,54 @@ func (w *wire) appendHead(b []byte, h *head, length int) []byte {
 	b = strconv.AppendInt(b, int64(h.status), 10)
 	b = append(b, ' ')
 	b = append(b, http.StatusText(h.status)...)
-	if !h.axum {
-		b = append(b, "\r\ndate: "...)
-		b = time.Now().UTC().AppendFormat(b, http.TimeFormat)
-		b = append(b, "\r\nserver: uvicorn"...)
-	}
-	if length >= 0 && !h.axum {
-		b = append(b, "\r\ncontent-length: "...)
-		b = strconv.AppendInt(b, int64(length), 10)
+	switch w.stack {
+	case stackUvicorn:
+		b = w.appendDate(b)
+		b = w.appendField(b, "server", "uvicorn")
+		b = w.appendLength(b, length)
+	case stackHTTPLib:
+		b = w.appendField(b, "server", "llama.cpp")
+		if !w.closing {
+			b = w.appendField(b, "keep-alive", "timeout=5, max=100")
+		}
 	}
 	if h.contentType != "" {
-		b = append(b, "\r\ncontent-type: "...)
-		b = append(b, h.contentType...)
+		b = w.appendField(b, "content-type", h.contentType)
 	}
 	for _, kv := range h.extra {
-		b = append(b, "\r\n"...)
-		b = append(b, kv[0]...)
-		b = append(b, ": "...)
-		b = append(b, kv[1]...)
+		b = w.appendField(b, kv[0], kv[1])
 	}
-	if length >= 0 && h.axum {
-		b = append(b, "\r\ncontent-length: "...)
-		b = strconv.AppendInt(b, int64(length), 10)
+	if w.stack != stackUvicorn {
+		b = w.appendLength(b, length)
 	}
 	if length < 0 && !w.http10 {
-		b = append(b, "\r\ntransfer-encoding: chunked"...)
+		b = w.appendField(b, "transfer-encoding", "chunked")
 	}
 	if w.closing {
-		b = append(b, "\r\nconnection: close"...)
+		b = w.appendField(b, "connection", "close")
 	}
-	if h.axum {
-		b = append(b, "\r\ndate: "...)
-		b = time.Now().UTC().AppendFormat(b, http.TimeFormat)
+	if w.stack == stackAxum {
+		b = w.appendDate(b)
 	}
 	return append(b, "\r\n\r\n"...)
+}
+
+func (w *wire) appendLength(b []byte, length int) []byte {
+	if length < 0 {
+		return b
+	}
+	return strconv.AppendInt(w.appendField(b, "content-length", ""), int64(length), 10)
+}
+
+func (w *wire) appendDate(b []byte) []byte {
+	return time.Now().UTC().AppendFormat(w.appendField(b, "date", ""), http.TimeFormat)
+}
+
+// appendField appends a header; only cpp-httplib writes names in capitals.
+func (w *wire) appendField(b []byte, name, value string) []byte {
+	if w.stack == stackHTTPLib {
+		name = http.CanonicalHeaderKey(name)
+	}
+	b = append(append(b, "\r\n"...), name...)
+	return append(append(b, ": "...), value...)
 }
