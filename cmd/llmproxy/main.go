@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -28,13 +29,36 @@ var version = ""
 //go:embed default.yaml
 var defaultConfig []byte
 
-const usage = `llmproxy: a gateway in front of your own LLM inference servers
+// command is what may stand after llmproxy.
+type command struct {
+	name string
+	args string // a flag with its value, or words with | between them
+	does string
+}
 
-Usage:
-  llmproxy serve [-config file]   run the gateway
-  llmproxy check  -config file    say whether the file is right, and what it means
-  llmproxy version                print the version
+func commands() []command {
+	return []command{
+		{"serve", "[-config file]", "run the gateway"},
+		{"check", "-config file", "say whether the file is right, and what it means"},
+		{"schema", "", "print the JSON Schema of the file, for editors"},
+		{"completion", "bash|zsh|fish", "print what completes these commands in a shell"},
+		{"version", "", "print the version"},
+		{"help", "", "print this"},
+	}
+}
 
+// usage is what help prints.
+func usage() string {
+	var b strings.Builder
+	b.WriteString("llmproxy: a gateway in front of your own LLM inference servers\n\nUsage:\n")
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "  llmproxy %-10s %-16s %s\n", c.name, c.args, c.does)
+	}
+	b.WriteString(notes)
+	return b.String()
+}
+
+const notes = `
 Without -config, serve uses a built-in configuration: it listens on
 127.0.0.1:8000 and forwards to engines on 127.0.0.1:9001, 9002 and 9003.
 
@@ -54,12 +78,12 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
-		fmt.Fprint(stderr, usage)
+		fmt.Fprint(stderr, usage())
 		return exitUsage
 	}
 	flags := flag.NewFlagSet("llmproxy "+args[0], flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	flags.Usage = func() { fmt.Fprint(stderr, usage()) }
 	path := flags.String("config", "", "")
 	switch args[0] {
 	case "serve", "check":
@@ -70,22 +94,42 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return exitUsage
 		}
 		if flags.NArg() > 0 {
-			fmt.Fprintf(stderr, "unexpected argument %q\n\n%s", flags.Arg(0), usage)
-			return exitUsage
+			return misused(stderr, "unexpected argument %q", flags.Arg(0))
 		}
 		if args[0] == "check" {
 			return check(*path, stdout, stderr)
 		}
 		return serve(*path, stderr)
+	case "schema":
+		return write(string(config.Schema()), stdout, stderr)
+	case "completion":
+		script, ok := completion(args[1:])
+		if !ok {
+			return misused(stderr, "completion needs the name of a shell: bash, zsh or fish")
+		}
+		return write(script, stdout, stderr)
 	case "version", "-version", "--version":
 		fmt.Fprintf(stdout, "llmproxy %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return 0
 	case "help", "-h", "-help", "--help":
-		fmt.Fprint(stdout, usage)
-		return 0
+		return write(usage(), stdout, stderr)
 	}
-	fmt.Fprintf(stderr, "unknown command %q\n\n%s", args[0], usage)
+	return misused(stderr, "unknown command %q", args[0])
+}
+
+// misused says what is wrong with the command line, and how it is used.
+func misused(stderr io.Writer, format string, args ...any) int {
+	fmt.Fprintf(stderr, format+"\n\n%s", append(args, usage())...)
 	return exitUsage
+}
+
+// write fails on a full disk: half a schema or script must not look whole.
+func write(text string, stdout, stderr io.Writer) int {
+	if _, err := io.WriteString(stdout, text); err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailed
+	}
+	return 0
 }
 
 func load(path string) (*config.Config, error) {
@@ -97,8 +141,7 @@ func load(path string) (*config.Config, error) {
 
 func check(path string, stdout, stderr io.Writer) int {
 	if path == "" {
-		fmt.Fprintf(stderr, "check needs -config file\n\n%s", usage)
-		return exitUsage
+		return misused(stderr, "check needs -config file")
 	}
 	c, err := load(path)
 	if err != nil {
@@ -145,15 +188,21 @@ func serve(path string, stderr io.Writer) int {
 		return exitFailed
 	}
 	log.Info("serving", "address", a.Addr().String(), "backends", len(c.Backends), "version", buildVersion())
-	reloadOnChange(ctx, a, hup, path, log)
+	service := &app.Service{Log: log}
+	service.Ready(status(a, c))
+	ended, end := context.WithCancel(context.Background())
+	defer end()
+	go service.Watchdog(ended, a.Alive)
+	reloadOnChange(ctx, a, service, hup, path, log)
 	<-ctx.Done()
 	stop() // a second signal ends the process at once
+	service.Stopping()
 	a.Close()
 	return 0
 }
 
 // reloadOnChange reloads on SIGHUP and on a change of the file.
-func reloadOnChange(ctx context.Context, a *app.App, hup <-chan os.Signal, path string, log *slog.Logger) {
+func reloadOnChange(ctx context.Context, a *app.App, service *app.Service, hup <-chan os.Signal, path string, log *slog.Logger) {
 	if path == "" {
 		return // nothing to read anew; the signal is ignored
 	}
@@ -175,12 +224,14 @@ func reloadOnChange(ctx context.Context, a *app.App, hup <-chan os.Signal, path 
 			case <-hup:
 			case <-changed:
 			}
-			reload(a, path, log)
+			service.Reloading()
+			service.Ready(reload(a, path, log))
 		}
 	}()
 }
 
-func reload(a *app.App, path string, log *slog.Logger) {
+// reload returns what there is to say about the service from then on.
+func reload(a *app.App, path string, log *slog.Logger) string {
 	c, err := load(path)
 	if err == nil {
 		err = a.Reload(c)
@@ -188,13 +239,19 @@ func reload(a *app.App, path string, log *slog.Logger) {
 	if err != nil {
 		a.ReloadFailed()
 		log.Error("the configuration was not reloaded; the old one stays in force", "file", path, "error", err)
-		return
+		return "serving; the configuration was not reloaded, the log tells why"
 	}
 	a.Reloaded()
 	for _, w := range c.Warnings() {
 		log.Warn(w)
 	}
 	log.Info("configuration reloaded", "file", path, "backends", len(c.Backends))
+	return status(a, c)
+}
+
+// status is what the service manager shows of a gateway that serves.
+func status(a *app.App, c *config.Config) string {
+	return fmt.Sprintf("serving %d backends on %s", len(c.Backends), a.Addr())
 }
 
 func newLog(c *config.Config, w io.Writer) *slog.Logger {

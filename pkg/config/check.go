@@ -1,15 +1,22 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // check holds the finished configuration against the rules that no single
 // value breaks by its type.
 func (c *Config) check() {
+	c.origin.checkWords(reflect.ValueOf(c).Elem(), "")
+	c.checkListeners()
 	c.checkServing()
 	c.checkBackends()
 	c.checkRouting()
@@ -22,9 +29,10 @@ func (c *Config) check() {
 
 func (c *Config) checkServing() {
 	r := c.origin.report
-	r.address("listen", c.Listen)
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		r.fault("tls", "needs both cert_file and key_file, or neither")
+	} else if c.TLS.ClientCAFile != "" && c.TLS.CertFile == "" {
+		r.fault("tls.client_ca_file", "needs cert_file and key_file: without TLS no client shows a certificate")
 	}
 	switch most := Size(1 << 30); {
 	case c.Server.MaxBodySize == 0:
@@ -34,6 +42,14 @@ func (c *Config) checkServing() {
 	}
 	if c.Server.MaxHeaderSize < 1<<10 {
 		r.fault("server.max_header_size", "must be at least 1KiB")
+	}
+	if p := c.Server.SSEPingInterval; p > 0 && p < Duration(time.Second) {
+		r.fault("server.sse_ping_interval", "must be at least 1s, or 0 to send none")
+	}
+	if dir := c.Server.UploadDir; dir != "" {
+		if err := canWrite(dir); err != nil {
+			r.fault("server.upload_dir", "cannot put files into %s: %v", dir, reason(err))
+		}
 	}
 	if !isToken(c.RegionHeader) {
 		r.fault("region_header", "%s is not the name of a header", quote(c.RegionHeader))
@@ -87,7 +103,6 @@ func (c *Config) checkBackends() {
 		if b.Weight < 1 || b.Weight > 1000 {
 			r.fault(key+".weight", "must be between 1 and 1000, not %d", b.Weight)
 		}
-		r.oneOf(key+".engine", b.Engine, "vllm", "sglang", "tgi", "llamacpp")
 		r.patterns(key+".models", b.Models)
 		if b.CAFile != "" && !strings.HasPrefix(b.URL, "https://") {
 			r.fault(key+".ca_file", "is of use with an https:// URL only")
@@ -97,7 +112,6 @@ func (c *Config) checkBackends() {
 
 func (c *Config) checkRouting() {
 	r, retry := c.origin.report, c.Routing.Retry
-	r.oneOf("load_balance_strategy", c.Strategy, "least_connections", "round_robin", "latency_based")
 	for from, to := range c.Routing.ModelMapping {
 		key := child("routing.model_mapping", from)
 		switch {
@@ -200,8 +214,6 @@ func (c *Config) checkHealth() {
 
 func (c *Config) checkKeys() {
 	r := c.origin.report
-	r.oneOf("auth.storage", c.Auth.Storage, "file", "redis")
-	r.period("auth.defaults.quota_reset_period", c.Auth.Defaults.QuotaResetPeriod)
 	c.checkRedis("auth", c.Auth.Redis, c.Auth.Enabled && c.Auth.Storage == "redis")
 	seen := map[Secret]string{}
 	for i, k := range c.APIKeys {
@@ -217,16 +229,13 @@ func (c *Config) checkKeys() {
 		default:
 			seen[k.Key] = key
 		}
-		r.oneOf(key+".status", k.Status, "active", "disabled")
-		r.period(key+".quota_reset_period", k.QuotaResetPeriod)
 		r.patterns(key+".allowed_models", k.AllowedModels)
 	}
 }
 
 func (c *Config) checkLimits() {
-	r := c.origin.report
-	r.oneOf("rate_limit.storage", c.RateLimit.Storage, "memory", "redis")
-	c.checkRedis("rate_limit", c.RateLimit.Redis, c.RateLimit.Enabled && c.RateLimit.Storage == "redis")
+	l := c.RateLimit
+	c.checkRedis("rate_limit", l.Redis, l.Enabled && l.Storage == "redis")
 }
 
 func (c *Config) checkRedis(section string, redis Redis, needed bool) {
@@ -256,37 +265,58 @@ func (c *Config) checkHook() {
 func (c *Config) checkSeeing() {
 	r, m := c.origin.report, c.Metrics
 	r.path("metrics.path", m.Path)
-	if m.Listen != "" {
-		r.address("metrics.listen", m.Listen)
-		if sameAddress(m.Listen, c.Listen) {
-			r.fault("metrics.listen", "is the address of the main listener; leave it out to serve metrics there")
-		}
-	} else if isTaken(m.Path) {
+	if m.Listen == "" && isTaken(m.Path) {
 		r.fault("metrics.path", "%s is taken on the main listener", quote(m.Path))
 	}
-	r.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
-	r.oneOf("log.format", c.Log.Format, "text", "json")
 }
 
-// isTaken tells whether the main listener answers path itself. All of /v1/ is
-// kept for endpoints to come.
+// isTaken tells whether the main listener answers path itself. All of /v1/ and
+// /v2/ is kept for endpoints to come.
 func isTaken(path string) bool {
-	own := []string{"/", "/generate", "/generate_stream", "/healthz", "/readyz"}
-	return slices.Contains(own, path) || strings.HasPrefix(path, "/v1/")
+	own := []string{
+		"/", "/healthz", "/readyz", "/generate", "/generate_stream", "/tokenize", "/detokenize",
+		"/classify", "/pooling", "/rerank", "/reranking", "/score",
+	}
+	return slices.Contains(own, path) || strings.HasPrefix(path, "/v1/") || strings.HasPrefix(path, "/v2/")
 }
 
 func index(key string, i int) string { return fmt.Sprintf("%s[%d]", key, i) }
 
-// oneOf wants value to be one of the right ones.
-func (r *report) oneOf(key, value string, right ...string) {
-	if slices.Contains(right, value) {
-		return
+// checkWords wants each key with a list of words to hold one of them.
+func (r *report) checkWords(section reflect.Value, key string) {
+	for _, f := range reflect.VisibleFields(section.Type()) {
+		tag := f.Tag.Get("yaml")
+		if tag == "" {
+			continue
+		}
+		v, path := section.FieldByIndex(f.Index), child(key, tag)
+		switch {
+		case isSection(f.Type):
+			r.checkWords(v, path)
+		case f.Type.Kind() == reflect.Slice && isSection(f.Type.Elem()):
+			for i := range v.Len() {
+				r.checkWords(v.Index(i), index(path, i))
+			}
+		default:
+			right := words(f)
+			if value := v.String(); right != nil && !slices.Contains(right, value) {
+				right = slices.DeleteFunc(right, func(w string) bool { return w == "" })
+				r.fault(path, "%s is not one of %s%s", quote(value), strings.Join(right, ", "), didYouMean(value, right))
+			}
+		}
 	}
-	r.fault(key, "%s is not one of %s%s", quote(value), strings.Join(right, ", "), didYouMean(value, right))
 }
 
-func (r *report) period(key, value string) {
-	r.oneOf(key, value, "hourly", "daily", "weekly", "monthly", "never")
+// canWrite tells whether files can be made in a directory.
+func canWrite(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return errors.New("not a directory")
+	}
+	return unix.Access(dir, unix.W_OK|unix.X_OK)
 }
 
 // patterns wants no pattern to be empty: it would match nothing.
@@ -301,12 +331,5 @@ func (r *report) patterns(key string, patterns []string) {
 func (r *report) path(key, p string) {
 	if !strings.HasPrefix(p, "/") || strings.ContainsAny(p, "?# ") {
 		r.fault(key, "%s is not a path; write for example /health", quote(p))
-	}
-}
-
-// address wants host:port with a port in numbers.
-func (r *report) address(key, s string) {
-	if _, _, ok := splitAddress(s); !ok {
-		r.fault(key, "%s is not an address; write host:port, for example 127.0.0.1:8000 or :8000", quote(s))
 	}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -36,9 +37,13 @@ func (c *Config) complete() {
 	c.secret(&c.UsageHook.Secret, &c.UsageHook.SecretFile, "usage_hook.secret")
 	c.file(&c.TLS.CertFile, "tls.cert_file")
 	c.file(&c.TLS.KeyFile, "tls.key_file")
+	if pem, ok := c.file(&c.TLS.ClientCAFile, "tls.client_ca_file"); ok && !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		r.fault("tls.client_ca_file", "%s holds no certificate in PEM", c.TLS.ClientCAFile)
+	}
 	if c.TLS.KeyFile != "" {
 		c.warnOfReaders(c.TLS.KeyFile)
 	}
+	c.absolute(&c.Server.UploadDir)
 }
 
 func (c *Config) completeBackend(b *Backend, key string) {
@@ -49,9 +54,6 @@ func (c *Config) completeBackend(b *Backend, key string) {
 	}
 	if !r.has(key + ".weight") {
 		b.Weight = 1
-	}
-	if !r.has(key + ".engine") {
-		b.Engine = "vllm"
 	}
 	if !r.has(key + ".keep_alive") {
 		b.KeepAlive = Duration(4 * time.Second)
@@ -105,15 +107,20 @@ func (c *Config) file(path *string, key string) ([]byte, bool) {
 	if *path == "" {
 		return nil, false
 	}
-	if !filepath.IsAbs(*path) {
-		*path = filepath.Join(filepath.Dir(c.origin.file), *path)
-	}
+	c.absolute(path)
 	data, err := readFile(*path, 1<<20) // no key or certificate is larger
 	if err != nil {
 		c.origin.fault(key, "cannot read %s: %v", *path, reason(err))
 		return nil, false
 	}
 	return data, true
+}
+
+// absolute makes a relative path begin at the directory of the configuration.
+func (c *Config) absolute(path *string) {
+	if *path != "" && !filepath.IsAbs(*path) {
+		*path = filepath.Join(filepath.Dir(c.origin.file), *path)
+	}
 }
 
 // canonicalURL makes equal URLs equal strings: the host in lower case, no

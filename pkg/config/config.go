@@ -7,17 +7,25 @@
 package config
 
 import (
+	"io/fs"
 	"net/netip"
 	"time"
 )
 
-// Config is the whole configuration. Defaults are those of Default; durations
+// Config is the whole configuration. An absent key has its default; durations
 // are written with a unit ("3s"), and 0 means "none" or "no limit".
 // Relative paths are relative to the directory of the configuration file.
 type Config struct {
-	// Listen is the address of the main listener, host:port. An empty host
-	// means every address of the machine, IPv4 and IPv6. Default ":8000".
+	// Listen is where the main listener waits: host:port, where an empty host
+	// means every address of the machine, IPv4 and IPv6; unix:/path for a unix
+	// socket; or systemd for the first socket that systemd passed
+	// (LISTEN_FDS), systemd:NAME for the one with this name (LISTEN_FDNAMES).
+	// Default ":8000".
 	Listen string `yaml:"listen"`
+	// ListenMode is who may connect to the unix sockets of Listen and
+	// metrics.listen: an octal file mode in quotes. Default "0660": the user
+	// and the group of the process.
+	ListenMode fs.FileMode `yaml:"listen_mode"`
 	// TLS makes the main listener speak TLS. Default: plain HTTP.
 	TLS TLS `yaml:"tls"`
 	// Server bounds what clients may cost.
@@ -38,7 +46,7 @@ type Config struct {
 	Backends []Backend `yaml:"backends"`
 	// Strategy picks among equal backends: least_connections (default),
 	// round_robin or latency_based.
-	Strategy string `yaml:"load_balance_strategy"`
+	Strategy string `yaml:"load_balance_strategy" oneof:"least_connections,round_robin,latency_based"`
 	// Routing says which model goes where, and what follows a failure.
 	Routing Routing `yaml:"routing"`
 	// Timeouts bound the phases of a request towards a backend.
@@ -68,6 +76,13 @@ type TLS struct {
 	CertFile string `yaml:"cert_file"`
 	// KeyFile is a PEM file: the private key of the certificate.
 	KeyFile string `yaml:"key_file"`
+	// MinVersion is the oldest version of TLS that a client may speak: "1.2"
+	// (default) or "1.3".
+	MinVersion string `yaml:"min_version" oneof:"1.2,1.3"`
+	// ClientCAFile is a PEM file of the authorities one of which must have
+	// signed the certificate of every client; it needs CertFile. Default:
+	// clients need no certificate.
+	ClientCAFile string `yaml:"client_ca_file"`
 }
 
 // Server bounds what a client may cost, and how the process ends. A timeout of
@@ -94,6 +109,15 @@ type Server struct {
 	// MaxConnectionsPerIP is the same for one peer address. Default 0: no
 	// limit. Danger: behind a proxy all clients have one address.
 	MaxConnectionsPerIP int `yaml:"max_connections_per_ip"`
+	// SSEPingInterval is how often an SSE comment is sent to a client whose
+	// stream is silent, so that balancers which cut silent connections do not;
+	// at least 1s. The first one commits the status 200: a later failure comes
+	// as an error event of the stream. Default 0: none is sent.
+	SSEPingInterval Duration `yaml:"sse_ping_interval"`
+	// UploadDir is the directory where large uploads (audio) wait while they
+	// are sent, as files without a name; it must exist and be writable.
+	// Default: the temporary directory of the system.
+	UploadDir string `yaml:"upload_dir"`
 	// ShutdownDelay is how long the gateway still accepts requests after it
 	// has reported itself not ready. Default 0.
 	ShutdownDelay Duration `yaml:"shutdown_delay"`
@@ -131,9 +155,12 @@ type Backend struct {
 	Models []string `yaml:"models"`
 	// Region is where it stands. Default: none.
 	Region string `yaml:"region"`
-	// Engine is its dialect: vllm (default), sglang, tgi or llamacpp. No engine
-	// is treated otherwise than another yet.
-	Engine string `yaml:"engine"`
+	// Engine is what runs there: vllm, sglang, tgi or llamacpp. Told, the
+	// backend gets only what that engine serves, and /generate is read in its
+	// dialect. Default: not told, every endpoint is tried.
+	Engine string `yaml:"engine" oneof:",vllm,sglang,tgi,llamacpp"`
+	// Drain lets its open requests end and gives it no new ones. Default false.
+	Drain bool `yaml:"drain"`
 	// MaxInFlight is the number of requests it is given at a time. Default 0: no limit.
 	MaxInFlight int `yaml:"max_in_flight"`
 	// APIKey is sent to the backend as a bearer token. Default: none. A
@@ -217,6 +244,9 @@ type HealthCheck struct {
 	UnhealthyThreshold int `yaml:"unhealthy_threshold"`
 	// HealthyThreshold is the number of good ones that bring it back. Default 2.
 	HealthyThreshold int `yaml:"healthy_threshold"`
+	// SlowStart is the time over which a backend that came back gets a growing
+	// share of the requests. Default 10s; 0 gives it all of its share at once.
+	SlowStart Duration `yaml:"slow_start"`
 }
 
 // Metrics is the exposition for Prometheus and VictoriaMetrics.
@@ -224,9 +254,9 @@ type Metrics struct {
 	// Enabled turns it on. Default true.
 	Enabled bool `yaml:"enabled"`
 	// Path is where it is served. Default "/metrics"; on the main listener it
-	// cannot be an endpoint's, nor lie under /v1/.
+	// cannot be an endpoint's, nor lie under /v1/ or /v2/.
 	Path string `yaml:"path"`
-	// Listen gives it a listener of its own, such as "127.0.0.1:9090", not on
+	// Listen gives it a listener of its own, host:port or unix:/path, not on
 	// the address of the main one.
 	// Default: the main listener, for loopback and private peers only.
 	Listen string `yaml:"listen"`
@@ -238,9 +268,9 @@ type Metrics struct {
 // Log is what the gateway writes to standard error.
 type Log struct {
 	// Level is debug, info (default), warn or error.
-	Level string `yaml:"level"`
+	Level string `yaml:"level" oneof:"debug,info,warn,error"`
 	// Format is text (default) or json.
-	Format string `yaml:"format"`
+	Format string `yaml:"format" oneof:"text,json"`
 	// Access writes one JSON line a request. Default false.
 	Access bool `yaml:"access"`
 }
@@ -249,7 +279,9 @@ type Log struct {
 // it is not valid on its own.
 func Default() *Config {
 	return &Config{
-		Listen: ":8000",
+		Listen:     ":8000",
+		ListenMode: 0o660,
+		TLS:        TLS{MinVersion: "1.2"},
 		Server: Server{
 			MaxBodySize:     64 << 20,
 			MaxHeaderSize:   16 << 10,
@@ -282,6 +314,7 @@ func Default() *Config {
 			Timeout:            Duration(3 * time.Second),
 			UnhealthyThreshold: 3,
 			HealthyThreshold:   2,
+			SlowStart:          Duration(10 * time.Second),
 		},
 		Auth:      Auth{Storage: "file", Defaults: KeyDefaults{QuotaResetPeriod: "daily"}},
 		RateLimit: RateLimit{Storage: "memory"},

@@ -17,7 +17,7 @@ func (c *Config) Describe(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	defer func() { _ = t.Flush() }()
 	row := func(cells ...string) { fmt.Fprintln(t, strings.TrimRight(strings.Join(cells, "\t"), "\t")) }
-	row("listen", c.Listen+" "+c.transport())
+	row("listen", c.listenText())
 	row("strategy", c.Strategy)
 	row("region", c.regionText())
 	c.describeModels(row)
@@ -30,6 +30,7 @@ func (c *Config) Describe(w io.Writer) {
 		s.MaxBodySize, s.MaxHeaderSize, count(s.MaxConnections), count(s.MaxConnectionsPerIP)))
 	row("", fmt.Sprintf("head within %s, body within %s, idle %s, one write %s",
 		orNone(s.HeaderTimeout), orNone(s.BodyTimeout), orNone(s.IdleTimeout), orNone(s.WriteTimeout)))
+	row("", streamText(s))
 	row("shutdown", fmt.Sprintf("%v after not ready, then open requests have %s", s.ShutdownDelay, orNone(s.ShutdownTimeout)))
 	row("proxies", c.proxiesText())
 	row("cors", c.corsText())
@@ -40,11 +41,31 @@ func (c *Config) Describe(w io.Writer) {
 	row("log", fmt.Sprintf("%s, %s, access log %s", c.Log.Level, c.Log.Format, onOff(c.Log.Access)))
 }
 
-func (c *Config) transport() string {
-	if c.TLS.CertFile != "" {
-		return "(TLS, " + c.TLS.CertFile + ")"
+func (c *Config) listenText() string {
+	mode := ""
+	if isUnix(c.Listen) {
+		mode = fmt.Sprintf("mode %04o, ", c.ListenMode)
 	}
-	return "(plain HTTP)"
+	transport := "plain HTTP"
+	if c.TLS.CertFile != "" {
+		transport = fmt.Sprintf("TLS %s or newer, %s", c.TLS.MinVersion, c.TLS.CertFile)
+	}
+	if c.TLS.ClientCAFile != "" {
+		transport += ", clients need a certificate signed by " + c.TLS.ClientCAFile
+	}
+	return fmt.Sprintf("%s (%s%s)", c.Listen, mode, transport)
+}
+
+func streamText(s Server) string {
+	ping := "no comments into silent streams"
+	if s.SSEPingInterval > 0 {
+		ping = fmt.Sprintf("a comment into silent streams every %v", s.SSEPingInterval)
+	}
+	dir := "the system's temporary directory"
+	if s.UploadDir != "" {
+		dir = s.UploadDir
+	}
+	return fmt.Sprintf("%s, large uploads wait in %s", ping, dir)
 }
 
 func (c *Config) regionText() string {
@@ -86,7 +107,10 @@ func (c *Config) describeModels(row func(...string)) {
 }
 
 func backendText(b Backend) string {
-	text := fmt.Sprintf("weight %d, %s", b.Weight, b.Engine)
+	text := fmt.Sprintf("weight %d", b.Weight)
+	if b.Engine != "" {
+		text += ", " + b.Engine
+	}
 	if b.Region != "" {
 		text += ", region " + b.Region
 	}
@@ -95,6 +119,9 @@ func backendText(b Backend) string {
 	}
 	if b.APIKey != "" {
 		text += ", with a key of its own"
+	}
+	if b.Drain {
+		text += ", drains: no new requests"
 	}
 	return text
 }
@@ -141,11 +168,15 @@ func (c *Config) nameOf(u string) string {
 
 func (c *Config) healthText() string {
 	h := c.HealthCheck
-	if !h.Enabled {
-		return "no checks; failures of requests count"
+	start := "no slow start"
+	if h.SlowStart > 0 {
+		start = fmt.Sprintf("slow start %v", h.SlowStart)
 	}
-	return fmt.Sprintf("GET %s every %v, timeout %v, out after %d failures, back after %d successes",
-		h.Path, h.Interval, h.Timeout, h.UnhealthyThreshold, h.HealthyThreshold)
+	if !h.Enabled {
+		return "no checks; failures of requests count, " + start
+	}
+	return fmt.Sprintf("GET %s every %v, timeout %v, out after %d failures, back after %d successes, %s",
+		h.Path, h.Interval, h.Timeout, h.UnhealthyThreshold, h.HealthyThreshold, start)
 }
 
 func (c *Config) proxiesText() string {

@@ -70,7 +70,7 @@ func node(value string, t reflect.Type) (*yaml.Node, string) {
 	text := strings.TrimSpace(value)
 	isList := shape(t) == yaml.SequenceNode
 	switch {
-	case t.Kind() == reflect.String:
+	case isQuoted(t):
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}, ""
 	case shape(t) == yaml.ScalarNode:
 		return &yaml.Node{Kind: yaml.ScalarNode, Value: value}, ""

@@ -29,7 +29,7 @@ func TestScenariosAreAccepted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for j := range written.Backends { // the ready file names TGI's dialect
+		for j := range written.Backends { // the ready file may tell the engine
 			written.Backends[j].Engine = got.Backends[j].Engine
 		}
 		if !reflect.DeepEqual(values(got), values(written)) {

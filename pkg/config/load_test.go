@@ -25,7 +25,7 @@ func parse(t *testing.T, text string, environ ...string) *Config {
 func TestAbsentKeysHaveDefaults(t *testing.T) {
 	c := parse(t, good)
 	want := Default()
-	want.Backends = []Backend{{URL: "http://gpu-1:8000", Name: "gpu-1:8000", Weight: 1, Engine: "vllm", KeepAlive: Duration(4 * time.Second)}}
+	want.Backends = []Backend{{URL: "http://gpu-1:8000", Name: "gpu-1:8000", Weight: 1, KeepAlive: Duration(4 * time.Second)}}
 	if got := values(c); !reflect.DeepEqual(got, *want) {
 		t.Errorf("got\n%+v\nwant\n%+v", got, *want)
 	}
@@ -88,7 +88,8 @@ func TestURLsAreCanonical(t *testing.T) {
 func TestEnvironment(t *testing.T) {
 	c := parse(t, good+"listen: \":1\"\nrouting: {model_mapping: {a: b}}\nregion: north\n",
 		"LLMPROXY_PORT=tcp://10.0.0.1:8000", "LLMPROXY_SERVICE_HOST=10.0.0.1", "PATH=/bin", "LLMPROXY__",
-		"LLMPROXY__LISTEN=:2",
+		"LLMPROXY__LISTEN=unix:/run/a.sock",
+		"LLMPROXY__LISTEN_MODE=0600",
 		"LLMPROXY__SERVER__MAX_BODY_SIZE=16MiB",
 		"LLMPROXY__TIMEOUTS__TOTAL=0",
 		"LLMPROXY__METRICS__ENABLED=false",
@@ -100,7 +101,7 @@ func TestEnvironment(t *testing.T) {
 		"LLMPROXY__BACKENDS=[\n\t{\"url\":\"http:\\/\\/other:1\",\n\t \"weight\":3,\"name\":\"\\ud83d\\ude00\"}\n]",
 		"LLMPROXY__USAGE_HOOK__SECRET=a=b",
 	)
-	if c.Listen != ":2" || c.Server.MaxBodySize != 16<<20 || c.Metrics.Enabled || c.Routing.Retry.MaxRetries != 5 || c.Region != "007" {
+	if c.Listen != "unix:/run/a.sock" || c.ListenMode != 0o600 || c.Server.MaxBodySize != 16<<20 || c.Metrics.Enabled || c.Routing.Retry.MaxRetries != 5 || c.Region != "007" {
 		t.Errorf("scalars: %+v", values(c))
 	}
 	if len(c.TrustedProxies) != 2 || !slices.Equal(c.CORS.AllowedHeaders, []string{"X-A", "X-B"}) {
@@ -109,7 +110,7 @@ func TestEnvironment(t *testing.T) {
 	if m := c.Routing.ModelMapping; len(m) != 2 || m["a"] != "b" || m["meta-llama/Llama-3.1-8B"] != "c" {
 		t.Errorf("the table must be merged: %v", m)
 	}
-	if len(c.Backends) != 1 || c.Backends[0].URL != "http://other:1" || c.Backends[0].Weight != 3 || c.Backends[0].Name != "\U0001F600" || c.Backends[0].Engine != "vllm" {
+	if len(c.Backends) != 1 || c.Backends[0].URL != "http://other:1" || c.Backends[0].Weight != 3 || c.Backends[0].Name != "\U0001F600" || c.Backends[0].KeepAlive == 0 {
 		t.Errorf("the backends must be replaced: %+v", c.Backends)
 	}
 	if c.UsageHook.Secret != "a=b" {
@@ -229,9 +230,25 @@ func TestWarnings(t *testing.T) {
 			"f.yaml:2: backends[0].url: ends in /v1, and the gateway adds the endpoint's own: requests will go to http://gpu/llm/v1/v1/...")
 		wantWarnings(t, parse(t, "backends: [{url: http://v1}, {url: http://gpu/av1, name: a}, {url: http://gpu/v1/llm, name: b}]\n"))
 	})
+	t.Run("nobody is left to serve", func(t *testing.T) {
+		wantWarnings(t, parse(t, "backends:\n  - {url: http://a, drain: true}\n"), "f.yaml:1: backends: all of them drain: every request will be refused")
+		wantWarnings(t, parse(t, "backends:\n  - {url: http://a, drain: true}\n  - url: http://b\n"))
+	})
 	t.Run("noise", func(t *testing.T) {
 		wantWarnings(t, parse(t, good+"rate_limit: {enabled: false, global: {burst_size: 1}}\nrouting: {model_mapping: {a: b}}\n"))
 	})
+}
+
+// Uploads that fail at the first large file should have failed at check.
+func TestUploadDirMustBeWritable(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root writes everywhere")
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	faults(t, good+"server: {upload_dir: "+dir+"}\n", nil, "f.yaml:3: server.upload_dir: cannot put files into "+dir+": permission denied")
 }
 
 func TestPending(t *testing.T) {

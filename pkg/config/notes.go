@@ -75,6 +75,9 @@ func (c *Config) warn() {
 			c.warnOf(index("trusted_proxies", i), "trusts everyone: any client may claim any address")
 		}
 	}
+	if !slices.ContainsFunc(c.Backends, func(b Backend) bool { return !b.Drain }) {
+		c.warnOf("backends", "all of them drain: every request will be refused")
+	}
 	c.warnRouting()
 	c.warnOff("cors.enabled", len(c.CORS.AllowedOrigins) > 0)
 	c.warnOff("rate_limit.enabled", c.RateLimit.Global != GlobalLimit{} || c.RateLimit.PerKey != KeyLimit{})

@@ -1,8 +1,10 @@
 package config
 
 import (
+	"io/fs"
 	"net/netip"
 	"reflect"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -19,6 +21,16 @@ func tags(t reflect.Type) []string {
 		}
 	}
 	return out
+}
+
+// words are what a key may hold, nil for anything. A list that begins with a
+// comma has the empty word, which is what an absent key means.
+func words(f reflect.StructField) []string {
+	list, ok := f.Tag.Lookup("oneof")
+	if !ok {
+		return nil
+	}
+	return strings.Split(list, ",")
 }
 
 // leaves are the paths of all keys that hold a value, a list or a table: what
@@ -70,6 +82,11 @@ func shape(t reflect.Type) yaml.Kind {
 	default:
 		return yaml.ScalarNode
 	}
+}
+
+// isQuoted tells whether a t is text also where YAML would see a number.
+func isQuoted(t reflect.Type) bool {
+	return t.Kind() == reflect.String || t == reflect.TypeFor[fs.FileMode]()
 }
 
 // typeOf is the type at a path through sections.

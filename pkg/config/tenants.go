@@ -10,7 +10,7 @@ type Auth struct {
 	// Enabled turns it on. Default false, or true when there are APIKeys.
 	Enabled bool `yaml:"enabled"`
 	// Storage is where keys live: file (default: APIKeys) or redis.
-	Storage string `yaml:"storage"`
+	Storage string `yaml:"storage" oneof:"file,redis"`
 	// Redis is used with storage "redis".
 	Redis Redis `yaml:"redis"`
 	// Defaults hold for keys that do not say otherwise.
@@ -21,7 +21,7 @@ type Auth struct {
 type KeyDefaults struct {
 	// QuotaResetPeriod is when a quota starts anew: hourly, daily (default),
 	// weekly, monthly or never.
-	QuotaResetPeriod string `yaml:"quota_reset_period"`
+	QuotaResetPeriod string `yaml:"quota_reset_period" oneof:"hourly,daily,weekly,monthly,never"`
 	// TotalQuota is the number of tokens in a period. Default 0: no limit.
 	TotalQuota int64 `yaml:"total_quota"`
 }
@@ -49,13 +49,13 @@ type APIKey struct {
 	// UserID stands for the client in usage reports.
 	UserID string `yaml:"user_id"`
 	// Status is active (default) or disabled.
-	Status string `yaml:"status"`
+	Status string `yaml:"status" oneof:"active,disabled"`
 	// TotalQuota is the number of tokens in a period; 0 is no limit. Default:
 	// auth.defaults.total_quota.
 	TotalQuota int64 `yaml:"total_quota"`
 	// QuotaResetPeriod is when the quota starts anew: hourly, daily, weekly,
 	// monthly or never. Default: auth.defaults.quota_reset_period.
-	QuotaResetPeriod string `yaml:"quota_reset_period"`
+	QuotaResetPeriod string `yaml:"quota_reset_period" oneof:"hourly,daily,weekly,monthly,never"`
 	// AllowedIPs are the addresses and CIDR ranges it may be used from.
 	// Default: any.
 	AllowedIPs []netip.Prefix `yaml:"allowed_ips"`
@@ -72,7 +72,7 @@ type RateLimit struct {
 	Enabled bool `yaml:"enabled"`
 	// Storage is where the counts live: memory (default: each gateway counts
 	// for itself) or redis.
-	Storage string `yaml:"storage"`
+	Storage string `yaml:"storage" oneof:"memory,redis"`
 	// Redis is used with storage "redis". Default: auth.redis.
 	Redis Redis `yaml:"redis"`
 	// Global holds for all requests together.

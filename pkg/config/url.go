@@ -1,7 +1,6 @@
 package config
 
 import (
-	"net"
 	"net/netip"
 	"net/url"
 	"path"
@@ -55,46 +54,6 @@ func isHost(s string) bool {
 func isPort(s string) bool {
 	n, err := strconv.ParseUint(s, 10, 16)
 	return s == "" || err == nil && n > 0
-}
-
-// splitAddress reads host:port with a port in numbers.
-func splitAddress(s string) (host string, port uint64, ok bool) {
-	host, digits, err := net.SplitHostPort(s)
-	if err != nil || strings.ContainsAny(s, " /@") {
-		return "", 0, false
-	}
-	port, err = strconv.ParseUint(digits, 10, 16)
-	return host, port, err == nil
-}
-
-// sameAddress tells whether two listeners cannot have the addresses a and b:
-// one port, and hosts that are equal or one of which is every address. Each
-// listener on port 0 is given a port of its own.
-func sameAddress(a, b string) bool {
-	hostA, portA, okA := splitAddress(a)
-	hostB, portB, okB := splitAddress(b)
-	if !okA || !okB || portA != portB || portA == 0 {
-		return false
-	}
-	hostA, hostB = canonicalHost(hostA), canonicalHost(hostB)
-	return hostA == hostB || hostA == "" || hostB == ""
-}
-
-// canonicalHost makes equal hosts to listen on equal strings. The unspecified
-// address of either family is the empty host: both mean every address.
-func canonicalHost(s string) string {
-	if strings.EqualFold(s, "localhost") {
-		s = "127.0.0.1"
-	}
-	addr, err := netip.ParseAddr(s)
-	switch {
-	case err != nil:
-		return strings.ToLower(s)
-	case addr.Unmap().IsUnspecified():
-		return ""
-	default:
-		return addr.Unmap().String()
-	}
 }
 
 // showURL quotes s for a message unless a password or a token may be in it.

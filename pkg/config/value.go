@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"net/netip"
 	"strconv"
@@ -95,6 +96,15 @@ func parseSize(s string) (Size, error) {
 		return 0, errors.New("too large")
 	}
 	return Size(n * scale), nil
+}
+
+// parseMode reads the permissions of a file as chmod takes them.
+func parseMode(s string) (fs.FileMode, error) {
+	n, err := strconv.ParseUint(s, 8, 9)
+	if err != nil || len(s) != 4 {
+		return 0, fmt.Errorf("%s is not a file mode; write for example \"0660\"", quote(s))
+	}
+	return fs.FileMode(n), nil
 }
 
 // Secret is a value that must not be shown. Formatting it, whatever the verb,

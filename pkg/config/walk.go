@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -186,6 +187,8 @@ func scalar(n *yaml.Node, t reflect.Type) (any, error) {
 		return parseDuration(n.Value)
 	case t == reflect.TypeFor[Size]() && (isText || isNumber):
 		return parseSize(n.Value)
+	case t == reflect.TypeFor[fs.FileMode]() && isText:
+		return parseMode(n.Value)
 	case t == reflect.TypeFor[netip.Prefix]() && isText:
 		return parsePrefix(n.Value)
 	case t == reflect.TypeFor[time.Time]() && (isText || tag == "!!timestamp"):
@@ -244,7 +247,7 @@ func mismatch(n *yaml.Node, t reflect.Type) string {
 	switch {
 	case n.Kind != yaml.ScalarNode || shape(t) != yaml.ScalarNode:
 		return message
-	case t.Kind() == reflect.String:
+	case isQuoted(t):
 		return message + ": put it in quotes"
 	default:
 		return message + ": " + quote(n.Value)
@@ -257,6 +260,8 @@ func wants(t reflect.Type) string {
 		return "a duration such as 500ms or 3s"
 	case t == reflect.TypeFor[Size]():
 		return "a size such as 64MiB"
+	case t == reflect.TypeFor[fs.FileMode]():
+		return "a file mode"
 	case t == reflect.TypeFor[netip.Prefix]():
 		return "an address or a CIDR range"
 	case t == reflect.TypeFor[time.Time]():

@@ -23,6 +23,12 @@ type BackendConfig struct {
 	Region string
 	// MaxInFlight bounds the requests in flight at once; 0 means no bound.
 	MaxInFlight int
+	// Surfaces are what the backend serves; 0 means everything.
+	Surfaces Surfaces
+	// Draining keeps new requests away: no pool picks the backend and it does
+	// not count as healthy. It stays a member and keeps its State, so that what
+	// runs can end and a request that only it can answer may still Enter.
+	Draining bool
 }
 
 // Backend is one engine in one Table.
@@ -67,6 +73,11 @@ func (b *Backend) Leave() {
 	}
 }
 
+// Usable reports whether the backend is worth a request that no other backend
+// can answer: the active checks have nothing against it and it is not ejected.
+// A draining backend may be usable.
+func (b *Backend) Usable() bool { return b.Healthy() && !b.Ejected() }
+
 func (b *Backend) full() bool {
 	return b.MaxInFlight > 0 && b.inFlight.Load() >= int64(b.MaxInFlight)
 }
@@ -81,7 +92,7 @@ type State struct {
 	latency  atomic.Uint64 // peak EWMA in seconds as float64 bits; 0: unknown
 	seen     atomic.Int64  // when latency was last fed, Unix ns
 	busy     atomic.Int64  // until when the engine counts as overloaded, Unix ns
-	down     atomic.Bool   // the active checks' verdict
+	back     atomic.Int64  // when it last came back, Unix ns; 0: it was never away; or isDown, justBack
 	flips    *atomic.Uint64
 }
 

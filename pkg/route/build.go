@@ -12,7 +12,7 @@ import (
 // Name and URL is carried over; old may be nil.
 func Build(c TableConfig, old *Table) (*Table, error) {
 	t := &Table{
-		strategy: c.Strategy, seed: c.Seed, fallback: c.Fallback, flips: new(atomic.Uint64),
+		strategy: c.Strategy, seed: c.Seed, fallback: c.Fallback, slow: c.SlowStart, flips: new(atomic.Uint64),
 		exact: map[string]Resolved{}, globs: map[string][]*glob{},
 	}
 	t.joins.Store(&map[join]*Pool{})
@@ -135,19 +135,28 @@ func (b *builder) addPools(mapping map[string]string) {
 	case len(b.groups) == 1:
 		t.only = &Pool{Label: "*", group: b.pools[0].group}
 	}
+	if t.all = t.any; len(b.any) < len(t.backends) {
+		t.all = b.pool("*", 0, t.backends)
+	}
 }
 
 func (b *builder) pool(label string, literals int, members []*Backend) *Pool {
+	key := memberKey(members)
+	if b.groups[key] == nil {
+		b.groups[key] = b.t.newGroup(members)
+	}
+	pool := &Pool{Label: label, literals: literals, group: b.groups[key]}
+	b.pools = append(b.pools, pool)
+	return pool
+}
+
+// memberKey is the same for the same members.
+func memberKey(members []*Backend) string {
 	key := make([]byte, 0, 4*len(members))
 	for _, m := range members {
 		key = fmt.Appendf(key, "%d ", m.Index)
 	}
-	if b.groups[string(key)] == nil {
-		b.groups[string(key)] = b.t.newGroup(members)
-	}
-	pool := &Pool{Label: label, literals: literals, group: b.groups[string(key)]}
-	b.pools = append(b.pools, pool)
-	return pool
+	return string(key)
 }
 
 // addMapping comes last: a name that is mapped hides a backend's own of that

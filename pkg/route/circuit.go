@@ -118,6 +118,7 @@ func (s *State) Succeeded(now time.Time) (back bool) {
 		if s.circuit.CompareAndSwap(word, uint64(c.in())) {
 			if c.out() {
 				s.probe.Store(0)
+				s.cameBack(now.UnixNano())
 				s.flipped()
 			}
 			return c.out()
@@ -129,10 +130,17 @@ func (s *State) Succeeded(now time.Time) (back bool) {
 // new. Good news also ends an ejection: always when the backend was unhealthy
 // before, else when a dial error caused it. So checks may repeat it.
 func (s *State) SetHealthy(healthy bool) (changed bool) {
-	changed = s.down.Swap(!healthy) == healthy
+	if healthy {
+		changed = s.back.CompareAndSwap(isDown, justBack)
+	} else {
+		changed = s.back.Swap(isDown) != isDown
+	}
 	word := s.circuit.Load()
 	c := circuit(word)
 	freed := healthy && c.out() && (changed || c.dial()) && s.circuit.CompareAndSwap(word, 0)
+	if freed {
+		s.cameBack(justBack)
+	}
 	if changed || freed {
 		s.flipped()
 	}
@@ -140,7 +148,7 @@ func (s *State) SetHealthy(healthy bool) (changed bool) {
 }
 
 // Healthy is the verdict of the active checks; true as long as there is none.
-func (s *State) Healthy() bool { return !s.down.Load() }
+func (s *State) Healthy() bool { return s.back.Load() != isDown }
 
 // Ejected reports whether failures have taken the backend out of use.
 func (s *State) Ejected() bool { return circuit(s.circuit.Load()).out() }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func inUseNames(p *Pool) string { return names(p.current().all.backends) }
+func inUseNames(p *Pool) string { return names(p.current(noon).all.backends) }
 
 func failAnswers(b *Backend, n int, now time.Time) (ejected bool) {
 	for range n {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // group is a set of backends that share one rotation, and who of them is in use
@@ -11,11 +12,16 @@ import (
 type group struct {
 	backends []*Backend // in the order of the table
 	strategy Strategy
+	table    *Table
+	flips    *atomic.Uint64  // of table
 	orders   map[int][]order // fallback, by Index of the primary
-	flips    *atomic.Uint64
+	common   Surfaces        // what every backend serves
 
 	now atomic.Pointer[view]
 	mu  sync.Mutex // one rebuild of now at a time
+
+	partsMu sync.Mutex
+	parts   map[string]*group // of Serving, by members
 }
 
 // order is one fallback entry, its backends reduced to members of the group.
@@ -29,10 +35,14 @@ func (o *order) holds(model string) bool {
 }
 
 func (t *Table) newGroup(members []*Backend) *group {
-	g := &group{backends: members, strategy: t.strategy, flips: t.flips, orders: map[int][]order{}}
+	g := &group{
+		backends: members, strategy: t.strategy, table: t, flips: t.flips,
+		orders: map[int][]order{}, parts: map[string]*group{}, common: ^Surfaces(0),
+	}
 	byURL := map[string]*Backend{}
 	for _, b := range members {
 		byURL[b.URL] = b
+		g.common &= b.surfaces()
 	}
 	for _, f := range t.fallback {
 		primary := byURL[f.Primary]
@@ -47,15 +57,16 @@ func (t *Table) newGroup(members []*Backend) *group {
 		}
 		g.orders[primary.Index] = append(g.orders[primary.Index], o)
 	}
-	flips := t.flips.Load()
-	roles := g.roles()
-	g.now.Store(&view{flips: flips, roster: newRoster(members, roles, t.seed)})
+	// A flip behind, for the first pick to renew it: only a pick tells the time,
+	// which backends that came back are waiting for.
+	flips := t.flips.Load() - 1
+	g.now.Store(&view{flips: flips, roster: newRoster(members, g.roles(), t.seed)})
 	return g
 }
 
 // current is the view for one pick: brought up to date first when any backend
 // flipped since, unless another request is at it.
-func (g *group) current() *view {
+func (g *group) current(now time.Time) *view {
 	v := g.now.Load()
 	if v.flips == g.flips.Load() || !g.mu.TryLock() {
 		return v
@@ -67,7 +78,7 @@ func (g *group) current() *view {
 	if !slices.Equal(roles, roster.roles) {
 		roster = newRoster(g.backends, roles, roster.all.cursor.Load())
 	}
-	v = &view{flips: flips, roster: roster}
+	v = &view{flips: flips, roster: roster, ramps: g.rampsUntil(now.UnixNano())}
 	g.now.Store(v)
 	return v
 }
@@ -76,7 +87,7 @@ func (g *group) current() *view {
 type role byte
 
 const (
-	out     role = iota // unhealthy
+	out     role = iota // unhealthy or draining
 	resting             // ejected: gets a probe when its time is over
 	spared              // ejected, but the pool cannot do without: in use, after the others
 	inUse
@@ -84,13 +95,14 @@ const (
 
 // roles gives each backend its role. Ejection never takes more than half of the
 // healthy backends, so never the only one: beyond that it is void and all of
-// them are in use. With no healthy backend at all, every one is in use.
+// them are in use. With no healthy backend at all, every one is in use. Those
+// that drain are not among the backends any of this is about.
 func (g *group) roles() []role {
 	roles := make([]role, len(g.backends))
 	healthy, ejected := 0, 0
 	for i, b := range g.backends {
 		switch {
-		case !b.Healthy():
+		case b.Draining, !b.Healthy():
 			continue
 		case b.Ejected():
 			roles[i] = resting
@@ -100,8 +112,9 @@ func (g *group) roles() []role {
 		}
 		healthy++
 	}
-	for i := range roles {
+	for i, b := range g.backends {
 		switch {
+		case b.Draining:
 		case healthy == 0:
 			roles[i] = inUse
 		case 2*ejected > healthy && roles[i] == resting:
@@ -114,6 +127,7 @@ func (g *group) roles() []role {
 // view is a roster and the count of flips it is true for.
 type view struct {
 	flips uint64
+	ramps int64 // until when a backend is in slow start, Unix ns; 0: none is
 	*roster
 }
 

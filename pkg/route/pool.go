@@ -14,6 +14,7 @@ type Pool struct {
 	literals int // characters of Label that are no wildcard
 	*group
 	retries atomic.Int64 // requests that hold a share of the retry budget
+	parts   atomic.Pointer[[]part]
 }
 
 // Backends are the members in the order of the Table. The slice must not be
@@ -26,9 +27,10 @@ func (p *Pool) Backends() []*Backend { return p.backends }
 // is busy is the last choice. When the time of an ejection is over, one request
 // that has tried nothing yet is sent there as the probe; those that are ejected
 // but in use (the half rule) get one request in eight while others are sound.
+// Where a backend is in slow start, a pick takes time in proportion to the pool.
 func (p *Pool) Pick(now time.Time, region string, tried *Tried) (*Backend, PickErr) {
-	q := query{strategy: p.strategy, now: now, ns: now.UnixNano(), tried: tried}
-	v := p.current()
+	v := p.current(now)
+	q := v.query(p, now, tried)
 	if len(v.spared) > 0 {
 		if b := v.pickSpared(&q, region); b != nil {
 			return b, Picked
@@ -44,15 +46,15 @@ func (p *Pool) Pick(now time.Time, region string, tried *Tried) (*Backend, PickE
 
 // Next chooses for an attempt after a failure. first is the backend of the
 // first attempt, model the name sent upstream. When a fallback entry holds for
-// them, its order comes first; what is left of the pool follows by strategy, a
+// them, its order comes first, slow start or not; what is left of the pool follows by strategy, a
 // backend that is ejected but in use (the half rule) after those that are not,
-// and then the others that are ejected, which is better than to ask again who failed
-// just now. When no other backend is to be had, one that was tried is chosen
+// and then the others that are ejected, which is better than to ask again who
+// failed just now. When no other backend is to be had, one that was tried is chosen
 // again, the last one only if there is no other, and repeat is true: the caller
 // then waits before it sends. The backend returned is entered.
 func (p *Pool) Next(now time.Time, region string, first *Backend, model string, tried *Tried) (b *Backend, repeat bool, err PickErr) {
-	q := query{strategy: p.strategy, now: now, ns: now.UnixNano(), tried: tried}
-	v := p.current()
+	v := p.current(now)
+	q := v.query(p, now, tried)
 	if b := p.follow(v, &q, first, model); b != nil {
 		return b, false, Picked
 	}

@@ -4,11 +4,13 @@
 // client names to the name sent upstream and to a Pool, the backends that can
 // serve it. A Pool picks one backend per attempt. What changes while the
 // gateway runs (requests in flight, latency, health, ejection) lives in the
-// State of each backend: a few atomics that outlive a reload.
+// State of each backend: a few atomics that outlive a reload. An Affinity
+// remembers what only one backend can answer, and is asked before any Pool.
 //
-// Resolve, Pick and Next allocate nothing and never wait for a lock, but for
-// two rare moments. The first model to match a combination of several globs has
-// its pool made. And when a backend goes out or comes back, the next pick of
+// Resolve, Serving, Pick and Next allocate nothing and never wait for a lock,
+// but for rare moments. The first model to match a combination of several globs
+// has its pool made, and so has the first request for a surface that only some
+// of a pool serve. And when a backend goes out or comes back, the next pick of
 // each pool renews that pool's view of who is in use; picks that run meanwhile
 // go by the view before.
 package route
@@ -18,15 +20,17 @@ import (
 	"slices"
 )
 
-// Strategy is how a pool chooses among its backends in use.
+// Strategy is how a pool chooses among its backends in use. Under each of them a
+// backend in slow start (see TableConfig.SlowStart) gets at most the share that
+// its weight of the moment entitles it to.
 type Strategy int
 
 const (
 	// RoundRobin hands out turns by weight, evenly spread: over a full cycle
 	// each backend gets exactly its share.
 	RoundRobin Strategy = iota
-	// LeastConnections takes the fewest requests in flight per weight; ties go
-	// by RoundRobin.
+	// LeastConnections takes the fewest requests in flight per weight, in slow
+	// start the weight of the moment; ties go by RoundRobin.
 	LeastConnections
 	// Latency takes the least peak-EWMA time to the first event of a stream,
 	// times requests in flight + 1, per weight; ties go by RoundRobin.
@@ -62,7 +66,7 @@ const (
 	Picked PickErr = iota
 	// Full: every backend that could take the request is at its MaxInFlight.
 	Full
-	// None: no backend is left that this request has not tried.
+	// None: no backend is left that this request has not tried, or all drain.
 	None
 )
 

@@ -2,6 +2,7 @@ package route
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -81,6 +82,11 @@ func picks(t testing.TB, p *Pool, now time.Time, region string, n int) map[strin
 		b.Leave()
 	}
 	return got
+}
+
+// who lists the names in a count of picks.
+func who(got map[string]int) string {
+	return strings.Join(slices.Sorted(maps.Keys(got)), " ")
 }
 
 func TestParseStrategy(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // TableConfig is what a Table is built from.
@@ -19,6 +20,14 @@ type TableConfig struct {
 	// Seed moves the start of every rotation, so that several gateways do not
 	// march in step; 0 starts at the first backend.
 	Seed uint64
+	// SlowStart is how long a backend that came back gets less than its weight:
+	// its share grows in a straight line from a tenth to the whole; 0 gives it
+	// the whole at once. One came back when the active checks found it healthy
+	// again or its ejection ended; at the start of the process, and by being
+	// new in a table, none did. The time runs from the first pick after that,
+	// or from the answer that ended the ejection. Envoy's slow_start and
+	// HAProxy's slowstart do the same.
+	SlowStart time.Duration
 }
 
 // FallbackConfig orders what follows a failure of one backend.
@@ -65,12 +74,14 @@ const (
 )
 
 // Table is the routing of one configuration. It is immutable but for the pools
-// of models that match several globs, which are made when first asked for.
+// of models that match several globs, and those of Serving, which are made when
+// first asked for.
 type Table struct {
 	backends []*Backend
 	strategy Strategy
 	seed     uint64
 	fallback []FallbackConfig
+	slow     time.Duration
 	flips    *atomic.Uint64 // counts changes of availability; shared over reloads
 
 	names   []string
@@ -79,6 +90,7 @@ type Table struct {
 	lengths []int              // of those prefixes, ascending
 	any     *Pool              // the backends that serve any model; nil: none
 	only    *Pool              // the one pool there is; nil: several
+	all     *Pool              // every backend
 
 	mu    sync.Mutex // one writer of joins at a time
 	joins atomic.Pointer[map[join]*Pool]
@@ -92,6 +104,21 @@ type join struct {
 
 // Backends are all backends, by Index. The slice must not be changed.
 func (t *Table) Backends() []*Backend { return t.backends }
+
+// Everything is the pool of all backends, for requests that name no model and
+// could mean any. Its Label is "*".
+func (t *Table) Everything() *Pool { return t.all }
+
+// Of finds the backend of this table that has the State s, such as the home of
+// a response after a reload; nil when there is none, or s is nil.
+func (t *Table) Of(s *State) *Backend {
+	for _, b := range t.backends {
+		if b.State == s {
+			return b
+		}
+	}
+	return nil
+}
 
 // Names are the model names configuration tells: those a mapping begins with
 // and those of backends that are no globs, in alphabetical order.

@@ -17,6 +17,10 @@ type query struct {
 	busy     bool // busy backends will do
 	again    bool // so will tried ones, but for the last
 	last     bool // so will the last
+
+	slow     int64   // how long a slow start lasts, ns; 0: no backend is in one
+	rationed bool    // those in slow start get no more than they are owed
+	top      float64 // but for those with so great a part of their weight, the greatest there is
 }
 
 func (q *query) usable(b *Backend) bool {
@@ -35,7 +39,12 @@ func (q *query) usable(b *Backend) bool {
 func (q *query) score(b *Backend) float64 {
 	switch q.strategy {
 	case LeastConnections:
-		return float64(b.inFlight.Load()) / float64(b.Weight)
+		n := float64(b.inFlight.Load())
+		if q.slow > 0 && n > 1 {
+			// Per weight of the moment; but a first request is none too many.
+			n = 1 + (n-1)/b.ramp(q.ns, q.slow)
+		}
+		return n / float64(b.Weight)
 	case Latency:
 		n := b.inFlight.Load()
 		return b.expected(q.ns, n) * float64(n+1) / float64(b.Weight)
@@ -59,6 +68,7 @@ type tier struct {
 	resting  []*Backend // ejected, due for a probe some time
 	slots    []int32    // one turn each, as an index into backends
 	cursor   atomic.Uint64
+	owed     []atomic.Int64 // slow start: requests, in owedOnes, by index into backends
 }
 
 // fill takes the members for which mine is true.
@@ -78,6 +88,7 @@ func (t *tier) fill(members []*Backend, roles []role, start uint64, mine func(*B
 	}
 	t.slots = rotation(weights)
 	t.cursor.Store(start)
+	t.owed = make([]atomic.Int64, len(t.backends))
 }
 
 // rotation spreads turns by weight: each index occurs in exact proportion,
@@ -126,34 +137,45 @@ func (t *tier) pick(q *query) (b *Backend, full bool) {
 			}
 		}
 	}
+	if q.slow > 0 {
+		t.ration(q)
+	}
 	for range t.backends {
-		b, full = t.choose(q)
-		if b == nil || b.Enter() {
-			return b, full
+		i, full := t.choose(q)
+		switch {
+		case i >= 0 && t.backends[i].Enter():
+			t.spend(q, i)
+			return t.backends[i], false
+		case i < 0 && q.rationed:
+			q.rationed = false // those not withheld filled up meanwhile
+		case i < 0:
+			return nil, full
 		}
 	}
 	return nil, len(t.backends) > 0
 }
 
-// choose finds the backend with the least score; of several, the one whose turn
-// it is.
-func (t *tier) choose(q *query) (first *Backend, full bool) {
+// choose finds the index of the backend with the least score; of several, of the
+// one whose turn it is. It is negative when none will do.
+func (t *tier) choose(q *query) (first int, full bool) {
 	if q.strategy == RoundRobin {
-		if b := t.turn(q, 0); b != nil {
-			return b, false
+		if i := t.turn(q, 0); i >= 0 {
+			return i, false
 		}
 	}
+	first = -1
 	least, ties := 0.0, 0
 	n := len(t.backends)
 	// Start anywhere, so that the first of many is not always the same.
 	at := int(t.cursor.Load() % uint64(n))
 	for range n {
-		b := t.backends[at]
+		i := at
+		b := t.backends[i]
 		if at++; at == n {
 			at = 0
 		}
 		switch {
-		case !q.usable(b):
+		case !q.usable(b), t.withheld(q, i):
 			continue
 		case b.full():
 			full = true
@@ -162,14 +184,14 @@ func (t *tier) choose(q *query) (first *Backend, full bool) {
 		score := q.score(b)
 		switch {
 		case ties == 0 || score < least:
-			first, least, ties = b, score, 1
+			first, least, ties = i, score, 1
 		case score == least:
 			ties++
 		}
 	}
 	if ties > 1 {
-		if b := t.turn(q, least); b != nil {
-			return b, false
+		if i := t.turn(q, least); i >= 0 {
+			return i, false
 		}
 	}
 	return first, full
@@ -177,14 +199,14 @@ func (t *tier) choose(q *query) (first *Backend, full bool) {
 
 // turn hands out the next slot whose backend will do and scores no more than
 // most. Slots passed over are used up, so that the turns of a backend that will
-// not do fall to the others by weight.
-func (t *tier) turn(q *query, most float64) *Backend {
+// not do fall to the others by weight. It is negative when none is found.
+func (t *tier) turn(q *query, most float64) int {
 	for range min(len(t.slots), maxTurns) {
 		slot := (t.cursor.Add(1) - 1) % uint64(len(t.slots))
-		b := t.backends[t.slots[slot]]
-		if q.usable(b) && !b.full() && q.score(b) <= most {
-			return b
+		i := int(t.slots[slot])
+		if b := t.backends[i]; q.usable(b) && !b.full() && q.score(b) <= most && !t.withheld(q, i) {
+			return i
 		}
 	}
-	return nil
+	return -1
 }
