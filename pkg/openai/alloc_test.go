@@ -2,13 +2,23 @@
 
 package openai
 
-import "testing"
+import (
+	"io"
+	"testing"
+)
 
 // The race detector allocates on its own; these run without it.
 func TestAllocations(t *testing.T) {
 	body := []byte(benchBodies()[0].body)
 	escaped := []byte(`{"m\u006fdel":"a\/b","parameters":{"max_new_tokens":7}}`)
 	stream := []byte(roleChunk + tokenChunk + finishChunk + usageChunk + doneEvent)
+	responses := []byte(`{"model":"m","previous_response_id":"resp_1","input":"x"}`)
+	named := []byte(createdEvent + "event: response.completed\ndata: {}\n\n")
+	form, err := NewForm("multipart/form-data; boundary=XX")
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(form, part(`name="file"; filename="x"`, ""))
 	var r Request
 	var e Events
 	var parts [][]byte
@@ -23,6 +33,11 @@ func TestAllocations(t *testing.T) {
 				t.Fail()
 			}
 		},
+		"Parse with a previous response": func() {
+			if r.Parse(responses) != nil || r.PreviousResponseID != "resp_1" {
+				t.Fail()
+			}
+		},
 		"Splice": func() {
 			if r.Parse(body) != nil {
 				t.Fail()
@@ -34,6 +49,18 @@ func TestAllocations(t *testing.T) {
 			e.Scan(stream[:700])
 			e.Scan(stream[700:])
 			if e.Count != 4 || !e.HasContent() || !e.AtBoundary() {
+				t.Fail()
+			}
+		},
+		"Scan of named events": func() {
+			e.Reset()
+			e.Scan(named)
+			if !e.Done {
+				t.Fail()
+			}
+		},
+		"Form over a file": func() {
+			if _, err := form.Write(worstFile); err != nil {
 				t.Fail()
 			}
 		},

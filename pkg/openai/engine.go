@@ -22,44 +22,65 @@ type failure struct {
 	Code      jsontext.Value `json:"code"`
 	HTTPCode  jsontext.Value `json:"http_status_code"` // TGI's OpenAI streams
 	Detail    jsontext.Value `json:"detail"`           // FastAPI
+	Response  jsontext.Value `json:"response"`         // of Responses' response.failed, around an "error"
 }
+
+// Shape says whose clients understand an error's body as it stands, so that it may
+// pass byte-equal.
+type Shape uint8
+
+// ShapeOther: nobody's; the body must be written anew. ShapeOpenAI:
+// {"error":{"message":string,..}} that is not Anthropic's. ShapeAnthropic:
+// {"type":"error","error":{"type":string,"message":string}}.
+const (
+	ShapeOther Shape = iota
+	ShapeOpenAI
+	ShapeAnthropic
+)
 
 // EngineError reads the body of an engine's answer with an error status, in any of
 // the shapes engines use: OpenAI's with an int or a string code, vLLM's older flat
 // object, {"error":"text"} with or without TGI's error_type, Anthropic's, FastAPI's
 // {"detail":..}, plain text, nothing.
 //
-// asIs tells that an OpenAI client understands the body as it stands, so that it
-// may pass byte-equal. Otherwise err says the same in OpenAI's words; an
-// error_type of TGI's is kept as the code. Status is the given one: what a client
-// is told about an engine's 401 is not decided here.
-func EngineError(status int, body []byte) (err *Error, asIs bool) {
+// err says the same in OpenAI's words; an error_type of TGI's is kept as the code.
+// Status is the given one: what a client is told about an engine's 401 is not
+// decided here.
+func EngineError(status int, body []byte) (err *Error, shape Shape) {
 	f, ok := parseFailure(body)
 	if !ok {
-		return &Error{Status: status, Type: typeOf(status), Message: plainMessage(status, body)}, false
+		return &Error{Status: status, Type: typeOf(status), Message: plainMessage(status, body)}, ShapeOther
 	}
-	err, asIs = f.read()
+	err, shape = f.read()
 	err.Status = status
 	err.fill()
-	return err, asIs
+	return err, shape
 }
 
-// EventError reads the data of an error event, in a stream whose own status was
-// 200, and finds the status it should have had: by what the event says of queues,
-// overload and failed generation first, as TGI's http_status_code is 422 even
-// then, by its codes, by its type; 502 if it tells none.
+// EventError reads the data of an error event or of Responses' response.failed, in
+// a stream whose own status was 200, and finds the status it should have had: by
+// what the event says of queues, overload and failed generation first, as TGI's
+// http_status_code is 422 even then, by its codes, by its type; 502 if it tells none.
 //
-// asIs tells that data is a body that an OpenAI client understands, with that
-// status: TGI's, which would contradict it, is none.
-func EventError(data []byte) (err *Error, asIs bool) {
+// The shape is that of data as a body with that status: TGI's, which would
+// contradict it, is ShapeOther.
+func EventError(data []byte) (err *Error, shape Shape) {
 	f, ok := parseFailure(data)
 	if !ok {
-		return BadGateway(), false
+		return BadGateway(), ShapeOther
 	}
-	err, asIs = f.read()
+	if failed, ok := parseFailure(f.Response); ok && len(f.Error) == 0 {
+		f = failed
+		err, _ = f.read()
+	} else {
+		err, shape = f.read()
+	}
 	err.Status = f.status(err)
 	err.fill()
-	return err, asIs && len(f.HTTPCode) == 0
+	if len(f.HTTPCode) > 0 {
+		shape = ShapeOther
+	}
+	return err, shape
 }
 
 // engineDeadTexts are what vLLM answers once its core has died and before its
@@ -93,13 +114,13 @@ func parseFailure(body []byte) (f failure, ok bool) {
 	return f, err == nil
 }
 
-// read turns f into an Error without a status, and reports whether f already is
-// of OpenAI's shape. If its "error" is an object, f becomes that object.
-func (f *failure) read() (e *Error, asIs bool) {
+// read turns f into an Error without a status, and tells the shape of f. If its
+// "error" is an object, f becomes that object.
+func (f *failure) read() (e *Error, shape Shape) {
 	e = &Error{Code: text(f.ErrorType)}
 	if inner, ok := parseFailure(f.Error); ok {
+		shape = f.shape(&inner)
 		*f = inner
-		asIs = f.Message.Kind() == jsontext.KindString
 	} else {
 		e.Message = text(f.Error)
 	}
@@ -112,8 +133,23 @@ func (f *failure) read() (e *Error, asIs bool) {
 	if code := text(f.Code); code != "" {
 		e.Code = code
 	}
-	e.Type, e.Param = text(f.Type), text(f.Param)
-	return e, asIs
+	// The flat error event of Responses has "error" there: it says nothing.
+	if e.Type = text(f.Type); e.Type == "error" {
+		e.Type = ""
+	}
+	e.Param = text(f.Param)
+	return e, shape
+}
+
+// shape is that of an object whose "error" is inner.
+func (f *failure) shape(inner *failure) Shape {
+	switch {
+	case inner.Message.Kind() != jsontext.KindString:
+		return ShapeOther
+	case text(f.Type) == "error" && inner.Type.Kind() == jsontext.KindString:
+		return ShapeAnthropic
+	}
+	return ShapeOpenAI
 }
 
 // detail is FastAPI's "detail": a text, or for a 422 a list that names the fields
@@ -164,7 +200,7 @@ func (f *failure) status(e *Error) int {
 func statusOf(word string) int {
 	switch word {
 	case "invalid_request_error", "BadRequestError", "Bad Request", "json_parse_error",
-		"exceed_context_size_error", "context_length_exceeded":
+		"exceed_context_size_error", "context_length_exceeded", "invalid_prompt":
 		return http.StatusBadRequest
 	case "authentication_error", "AuthenticationError", "invalid_api_key":
 		return http.StatusUnauthorized
@@ -172,6 +208,8 @@ func statusOf(word string) int {
 		return http.StatusForbidden
 	case "not_found_error", "NotFoundError", "model_not_found":
 		return http.StatusNotFound
+	case "request_too_large":
+		return http.StatusRequestEntityTooLarge
 	case "validation", "template_error", "tool_error", "missing_template_vertex":
 		return http.StatusUnprocessableEntity
 	case "generation":
@@ -183,6 +221,8 @@ func statusOf(word string) int {
 		return http.StatusInternalServerError
 	case "unavailable_error", "overloaded_error", "ServiceUnavailableError", "service_unavailable":
 		return http.StatusServiceUnavailable
+	case "timeout_error":
+		return http.StatusGatewayTimeout
 	}
 	return 0
 }

@@ -81,6 +81,68 @@ func (e *Error) tgiType() string {
 	return "generation"
 }
 
+// AppendAnthropic appends the body of Anthropic's API,
+// {"type":"error","error":{"type":"..","message":".."}}.
+func (e *Error) AppendAnthropic(dst []byte) []byte {
+	dst = append(dst, `{"type":"error","error":{"type":"`...)
+	dst = append(dst, e.anthropicType()...)
+	dst = append(dst, `","message":`...)
+	dst = appendString(dst, e.Message)
+	return append(dst, '}', '}')
+}
+
+// AppendAnthropicEvent appends the error as one event of Anthropic's stream. No
+// message_stop follows.
+func (e *Error) AppendAnthropicEvent(dst []byte) []byte {
+	dst = append(dst, "event: error\ndata: "...)
+	dst = e.AppendAnthropic(dst)
+	return append(dst, "\n\n"...)
+}
+
+// anthropicType is the type that Anthropic documents for the status.
+// https://docs.anthropic.com/en/api/errors
+func (e *Error) anthropicType() string {
+	switch e.Status {
+	case http.StatusUnauthorized:
+		return "authentication_error"
+	case http.StatusPaymentRequired:
+		return "billing_error"
+	case http.StatusForbidden:
+		return "permission_error"
+	case http.StatusNotFound:
+		return "not_found_error"
+	case http.StatusRequestEntityTooLarge:
+		return "request_too_large"
+	case http.StatusTooManyRequests:
+		return "rate_limit_error"
+	case http.StatusServiceUnavailable, 529: // Anthropic's own "overloaded"
+		return "overloaded_error"
+	case http.StatusGatewayTimeout:
+		return "timeout_error"
+	}
+	if e.Status < 500 {
+		return "invalid_request_error"
+	}
+	return "api_error"
+}
+
+// AppendResponsesEvent appends the error as one event of a Responses stream, which
+// no terminal event follows. The fields beside "type" are those of the documented
+// error event; OpenAI's SDKs raise an error only for an "error" that is an object.
+// The sequence_number, which clients require and none orders by here, is always 0.
+// https://platform.openai.com/docs/api-reference/responses-streaming/error
+func (e *Error) AppendResponsesEvent(dst []byte) []byte {
+	dst = append(dst, "event: error\ndata: "+`{"type":"error","sequence_number":0,"code":`...)
+	dst = appendStringOrNull(dst, e.Code)
+	dst = append(dst, `,"message":`...)
+	dst = appendString(dst, e.Message)
+	dst = append(dst, `,"param":`...)
+	dst = appendStringOrNull(dst, e.Param)
+	dst = append(dst, ',')
+	dst = append(dst, e.Append(nil)[1:]...) // "error":{..}}
+	return append(dst, "\n\n"...)
+}
+
 // BadRequest is 400: the body or a field of it (param, may be "") is not acceptable.
 func BadRequest(param, msg string) *Error {
 	return clientError(http.StatusBadRequest, param, "invalid_request", msg)
@@ -105,6 +167,20 @@ func NotFound(method, path string) *Error {
 		"Unknown request URL: "+shorten(method)+" "+shorten(path)+". Check the URL for typos; endpoints start with /v1/.")
 }
 
+// NotServed is 404: the gateway has the endpoint, but no engine that serves the
+// model does.
+func NotServed(model, path string) *Error {
+	return clientError(http.StatusNotFound, "", "endpoint_not_supported",
+		"The model `"+shorten(model)+"` cannot be used with "+shorten(path)+": no server of it has this endpoint.")
+}
+
+// ResponseNotFound is 404: no backend is known to hold the response that a request
+// continues or asks for.
+func ResponseNotFound(id string) *Error {
+	return clientError(http.StatusNotFound, "previous_response_id", "previous_response_not_found",
+		"The response `"+shorten(id)+"` was not found: the server that made it is gone, or no server ever did. Send the whole conversation as input instead.")
+}
+
 // MethodNotAllowed is 405: the endpoint exists for other methods. The caller sends Allow.
 func MethodNotAllowed(method, path string) *Error {
 	return clientError(http.StatusMethodNotAllowed, "", "method_not_supported",
@@ -127,6 +203,12 @@ func BodyTooLarge(limit int64) *Error {
 func UnsupportedMedia() *Error {
 	return clientError(http.StatusUnsupportedMediaType, "", "unsupported_media_type",
 		"The request must have Content-Type: application/json and no Content-Encoding.")
+}
+
+// UnsupportedForm is 415: the body is not a form, or one that cannot be read.
+func UnsupportedForm() *Error {
+	return clientError(http.StatusUnsupportedMediaType, "", "unsupported_media_type",
+		"The request must have Content-Type: multipart/form-data with a boundary, and no Content-Encoding.")
 }
 
 // HeadersTooLarge is 431: the request's header block does not fit.

@@ -18,10 +18,13 @@ func TestGatewayErrors(t *testing.T) {
 		{NoModel(), 400, `{"error":{"message":"You must provide a model parameter. GET /v1/models lists the models you can use.","type":"invalid_request_error","param":"model","code":"missing_required_parameter"}}`},
 		{ModelNotFound("gpt-5"), 404, "{\"error\":{\"message\":\"The model `gpt-5` does not exist or you do not have access to it. GET /v1/models lists the models you can use.\",\"type\":\"invalid_request_error\",\"param\":\"model\",\"code\":\"model_not_found\"}}"},
 		{NotFound("POST", "/v1/chat"), 404, `{"error":{"message":"Unknown request URL: POST /v1/chat. Check the URL for typos; endpoints start with /v1/.","type":"invalid_request_error","param":null,"code":"unknown_url"}}`},
+		{NotServed("m", "/v1/rerank"), 404, "{\"error\":{\"message\":\"The model `m` cannot be used with /v1/rerank: no server of it has this endpoint.\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"endpoint_not_supported\"}}"},
+		{ResponseNotFound("resp_1"), 404, "{\"error\":{\"message\":\"The response `resp_1` was not found: the server that made it is gone, or no server ever did. Send the whole conversation as input instead.\",\"type\":\"invalid_request_error\",\"param\":\"previous_response_id\",\"code\":\"previous_response_not_found\"}}"},
 		{MethodNotAllowed("GET", "/v1/embeddings"), 405, `{"error":{"message":"Not allowed to GET on /v1/embeddings. Use a different HTTP method.","type":"invalid_request_error","param":null,"code":"method_not_supported"}}`},
 		{RequestTimeout(), 408, `{"error":{"message":"The request was not received in time.","type":"invalid_request_error","param":null,"code":"request_timeout"}}`},
 		{BodyTooLarge(64 << 20), 413, `{"error":{"message":"The request body is larger than the 67108864 bytes that are allowed.","type":"invalid_request_error","param":null,"code":"request_too_large"}}`},
 		{UnsupportedMedia(), 415, `{"error":{"message":"The request must have Content-Type: application/json and no Content-Encoding.","type":"invalid_request_error","param":null,"code":"unsupported_media_type"}}`},
+		{UnsupportedForm(), 415, `{"error":{"message":"The request must have Content-Type: multipart/form-data with a boundary, and no Content-Encoding.","type":"invalid_request_error","param":null,"code":"unsupported_media_type"}}`},
 		{Overloaded(time.Second), 429, `{"error":{"message":"The model is overloaded. Please try again later.","type":"rate_limit_error","param":null,"code":"overloaded"}}`},
 		{HeadersTooLarge(), 431, `{"error":{"message":"The request headers are too large.","type":"invalid_request_error","param":null,"code":"headers_too_large"}}`},
 		{Internal(), 500, `{"error":{"message":"The gateway failed to process the request.","type":"server_error","param":null,"code":"internal_error"}}`},
@@ -84,6 +87,46 @@ func TestTGIErrors(t *testing.T) {
 	}
 }
 
+func TestAnthropicErrors(t *testing.T) {
+	for status, want := range map[int]string{
+		400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error",
+		404: "not_found_error", 405: "invalid_request_error", 413: "request_too_large", 415: "invalid_request_error",
+		422: "invalid_request_error", 429: "rate_limit_error", 500: "api_error", 502: "api_error",
+		503: "overloaded_error", 504: "timeout_error", 529: "overloaded_error",
+	} {
+		err := &Error{Status: status, Message: "a\"b", Type: "t", Code: "c", Param: "p"}
+		body := `{"type":"error","error":{"type":"` + want + `","message":"a\"b"}}`
+		if got := string(err.AppendAnthropic(nil)); got != body {
+			t.Errorf("got %s, want %s", got, body)
+		}
+		if got := string(err.AppendAnthropicEvent([]byte("x"))); got != "xevent: error\ndata: "+body+"\n\n" {
+			t.Errorf("got event %q", got)
+		}
+		if again, shape := EngineError(status, []byte(body)); shape != ShapeAnthropic || again.Message != err.Message || again.Type != want {
+			t.Errorf("%s is read as %d, %+v", body, shape, again)
+		}
+	}
+}
+
+// The SDKs raise an error only for an "error" in the event; the Vercel SDK refuses
+// an event without the sequence_number, and reads the fields beside the type.
+func TestResponsesErrorEvent(t *testing.T) {
+	err := &Error{Status: 400, Message: "a\nb", Type: "invalid_request_error", Param: "input"}
+	want := `xevent: error
+data: {"type":"error","sequence_number":0,"code":null,"message":"a\nb","param":"input","error":{"message":"a\nb","type":"invalid_request_error","param":"input","code":null}}
+
+`
+	got := err.AppendResponsesEvent([]byte("x"))
+	if string(got) != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	kind, data := FirstEvent(got[1:])
+	again, _ := EventError(data)
+	if kind != FirstError || !stdjson.Valid(data) || *again != *err {
+		t.Errorf("read as %d %+v", kind, again)
+	}
+}
+
 func quote(t *testing.T, s string) string {
 	t.Helper()
 	b, err := stdjson.Marshal(s)
@@ -98,60 +141,75 @@ func TestEngineError(t *testing.T) {
 		status int
 		body   string
 		want   Error
-		asIs   bool
+		shape  Shape
 	}{
 		"vLLM, int code": {
 			404, `{"error":{"message":"The model x does not exist.","type":"NotFoundError","param":"model","code":404}}`,
 			Error{Message: "The model x does not exist.", Type: "NotFoundError", Param: "model"},
-			true,
+			ShapeOpenAI,
 		},
 		"vLLM Rust, string code": {
 			404, `{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"model_not_found"}}`,
 			Error{Message: "m", Type: "invalid_request_error", Code: "model_not_found"},
-			true,
+			ShapeOpenAI,
 		},
 		"SGLang and old vLLM, flat": {
 			400, `{"object":"error","message":"too long","type":"BadRequestError","param":null,"code":400}`,
 			Error{Message: "too long", Type: "BadRequestError"},
-			false,
+			ShapeOther,
 		},
-		"vLLM's 401": {401, `{"error":"Unauthorized"}`, Error{Message: "Unauthorized", Type: "invalid_request_error"}, false},
+		"vLLM's 401": {401, `{"error":"Unauthorized"}`, Error{Message: "Unauthorized", Type: "invalid_request_error"}, ShapeOther},
 		"vLLM scaling": {
 			503, `{"error":"The model is currently scaling. Please try again later."}`,
 			Error{Message: "The model is currently scaling. Please try again later.", Type: "server_error"},
-			false,
+			ShapeOther,
 		},
 		"TGI": {
 			429, `{"error":"Model is overloaded","error_type":"overloaded"}`,
 			Error{Message: "Model is overloaded", Type: "rate_limit_error", Code: "overloaded"},
-			false,
+			ShapeOther,
 		},
 		"Anthropic": {
 			400, `{"type":"error","error":{"type":"invalid_request_error","message":"m"}}`,
 			Error{Message: "m", Type: "invalid_request_error"},
-			true,
+			ShapeAnthropic,
+		},
+		"Anthropic's shape without a type is OpenAI's": {
+			400, `{"type":"error","error":{"message":"m"}}`,
+			Error{Message: "m", Type: "invalid_request_error"},
+			ShapeOpenAI,
+		},
+		"Anthropic's shape without a message is nobody's": {
+			400, `{"type":"error","error":{"type":"overloaded_error"}}`,
+			Error{Message: "The inference server answered with status 400.", Type: "overloaded_error"},
+			ShapeOther,
+		},
+		"Responses' flat event": {
+			500, `{"type":"error","code":"server_error","message":"m","param":null,"sequence_number":3}`,
+			Error{Message: "m", Type: "server_error", Code: "server_error"},
+			ShapeOther,
 		},
 		"llama.cpp loading": {
 			503, `{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}`,
 			Error{Message: "Loading model", Type: "unavailable_error"},
-			true,
+			ShapeOpenAI,
 		},
-		"FastAPI's own":         {404, `{"detail":"Not Found"}`, Error{Message: "Not Found", Type: "invalid_request_error"}, false},
-		"FastAPI's list":        {422, `{"detail":[{"msg":"x"}]}`, Error{Message: `[{"msg":"x"}]`, Type: "invalid_request_error"}, false},
-		"nothing":               {500, "", Error{Message: "The inference server answered with status 500.", Type: "server_error"}, false},
-		"uvicorn's text":        {500, "Internal Server Error", Error{Message: "Internal Server Error", Type: "server_error"}, false},
-		"a page":                {502, "<html>nginx</html>", Error{Message: "The inference server answered with status 502.", Type: "server_error"}, false},
-		"a trace back":          {500, "Traceback:\n  File x", Error{Message: "The inference server answered with status 500.", Type: "server_error"}, false},
-		"cut JSON":              {400, `{"error":{"message":"x`, Error{Message: "The inference server answered with status 400.", Type: "invalid_request_error"}, false},
-		"error without message": {400, `{"error":{"code":1}}`, Error{Message: "The inference server answered with status 400.", Type: "invalid_request_error"}, false},
-		"error of no kind":      {400, `{"error":7}`, Error{Message: "The inference server answered with status 400.", Type: "invalid_request_error"}, false},
-		"a list":                {400, `[1]`, Error{Message: "[1]", Type: "invalid_request_error"}, false},
+		"FastAPI's own":         {404, `{"detail":"Not Found"}`, Error{Message: "Not Found", Type: "invalid_request_error"}, ShapeOther},
+		"FastAPI's list":        {422, `{"detail":[{"msg":"x"}]}`, Error{Message: `[{"msg":"x"}]`, Type: "invalid_request_error"}, ShapeOther},
+		"nothing":               {500, "", Error{Message: "The inference server answered with status 500.", Type: "server_error"}, ShapeOther},
+		"uvicorn's text":        {500, "Internal Server Error", Error{Message: "Internal Server Error", Type: "server_error"}, ShapeOther},
+		"a page":                {502, "<html>nginx</html>", Error{Message: "The inference server answered with status 502.", Type: "server_error"}, ShapeOther},
+		"a trace back":          {500, "Traceback:\n  File x", Error{Message: "The inference server answered with status 500.", Type: "server_error"}, ShapeOther},
+		"cut JSON":              {400, `{"error":{"message":"x`, Error{Message: "The inference server answered with status 400.", Type: "invalid_request_error"}, ShapeOther},
+		"error without message": {400, `{"error":{"code":1}}`, Error{Message: "The inference server answered with status 400.", Type: "invalid_request_error"}, ShapeOther},
+		"error of no kind":      {400, `{"error":7}`, Error{Message: "The inference server answered with status 400.", Type: "invalid_request_error"}, ShapeOther},
+		"a list":                {400, `[1]`, Error{Message: "[1]", Type: "invalid_request_error"}, ShapeOther},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err, asIs := EngineError(c.status, []byte(c.body))
+			err, shape := EngineError(c.status, []byte(c.body))
 			c.want.Status = c.status
-			if *err != c.want || asIs != c.asIs {
-				t.Errorf("got  %+v, %v\nwant %+v, %v", *err, asIs, c.want, c.asIs)
+			if *err != c.want || shape != c.shape {
+				t.Errorf("got  %+v, %v\nwant %+v, %v", *err, shape, c.want, c.shape)
 			}
 		})
 	}
@@ -162,27 +220,34 @@ func TestEventError(t *testing.T) {
 		data    string
 		status  int
 		message string
+		shape   Shape
 	}{
-		"TGI overload":                  {`{"error":"Model is overloaded","error_type":"overloaded"}`, 429, "Model is overloaded"},
-		"TGI overload says 422":         {`{"error":{"message":"Model is overloaded","http_status_code":422}}`, 429, "Model is overloaded"},
-		"TGI validation":                {`{"error":"Input too long","error_type":"validation"}`, 422, "Input too long"},
-		"TGI validation, OpenAI stream": {`{"error":{"message":"Input too long","http_status_code":422}}`, 422, "Input too long"},
-		"TGI generation":                {`{"error":"Request failed during generation","error_type":"generation"}`, 424, "Request failed during generation"},
-		"SGLang queue":                  {`{"error":{"object":"error","message":"The request queue is full.","type":"x","code":503}}`, 503, "The request queue is full."},
-		"vLLM int code":                 {`{"error":{"message":"m","type":"InternalServerError","param":null,"code":500}}`, 500, "m"},
-		"code as digits in a string":    {`{"error":{"message":"m","code":"400"}}`, 400, "m"},
-		"string code":                   {`{"error":{"message":"m","code":"model_not_found"}}`, 404, "m"},
-		"type only":                     {`{"error":{"message":"m","type":"BadRequestError"}}`, 400, "m"},
-		"Anthropic":                     {`{"type":"error","error":{"type":"overloaded_error","message":"Busy"}}`, 503, "Busy"},
-		"flat":                          {`{"object":"error","message":"m","code":400}`, 400, "m"},
-		"code of no error":              {`{"error":{"message":"m","code":200}}`, 502, "m"},
-		"unknown":                       {`{"error":{"message":"m"}}`, 502, "m"},
-		"nothing said":                  {`{"error":{}}`, 502, "The inference server answered with status 502."},
-		"not JSON":                      {`oops`, 502, BadGateway().Message},
+		"TGI overload":                      {`{"error":"Model is overloaded","error_type":"overloaded"}`, 429, "Model is overloaded", ShapeOther},
+		"TGI overload says 422":             {`{"error":{"message":"Model is overloaded","http_status_code":422}}`, 429, "Model is overloaded", ShapeOther},
+		"TGI validation":                    {`{"error":"Input too long","error_type":"validation"}`, 422, "Input too long", ShapeOther},
+		"TGI validation, OpenAI stream":     {`{"error":{"message":"Input too long","http_status_code":422}}`, 422, "Input too long", ShapeOther},
+		"TGI generation":                    {`{"error":"Request failed during generation","error_type":"generation"}`, 424, "Request failed during generation", ShapeOther},
+		"SGLang queue":                      {`{"error":{"object":"error","message":"The request queue is full.","type":"x","code":503}}`, 503, "The request queue is full.", ShapeOpenAI},
+		"vLLM int code":                     {`{"error":{"message":"m","type":"InternalServerError","param":null,"code":500}}`, 500, "m", ShapeOpenAI},
+		"code as digits in a string":        {`{"error":{"message":"m","code":"400"}}`, 400, "m", ShapeOpenAI},
+		"string code":                       {`{"error":{"message":"m","code":"model_not_found"}}`, 404, "m", ShapeOpenAI},
+		"type only":                         {`{"error":{"message":"m","type":"BadRequestError"}}`, 400, "m", ShapeOpenAI},
+		"Anthropic":                         {`{"type":"error","error":{"type":"overloaded_error","message":"Busy"}}`, 503, "Busy", ShapeAnthropic},
+		"flat":                              {`{"object":"error","message":"m","code":400}`, 400, "m", ShapeOther},
+		"code of no error":                  {`{"error":{"message":"m","code":200}}`, 502, "m", ShapeOpenAI},
+		"unknown":                           {`{"error":{"message":"m"}}`, 502, "m", ShapeOpenAI},
+		"nothing said":                      {`{"error":{}}`, 502, "The inference server answered with status 502.", ShapeOther},
+		"Responses failed, never as it is":  {`{"type":"response.failed","response":{"id":"r","status":"failed","error":{"code":"rate_limit_exceeded","message":"m"}},"sequence_number":1}`, 429, "m", ShapeOther},
+		"Responses failed without a reason": {`{"type":"response.failed","response":{"error":null}}`, 502, "The inference server answered with status 502.", ShapeOther},
+		"an error outside counts first":     {`{"error":{"message":"m","code":400},"response":{"error":{"message":"x","code":"server_error"}}}`, 400, "m", ShapeOpenAI},
+		"Responses flat":                    {`{"type":"error","code":"server_error","message":"m","param":null}`, 500, "m", ShapeOther},
+		"Anthropic's timeout":               {`{"type":"error","error":{"type":"timeout_error","message":"m"}}`, 504, "m", ShapeAnthropic},
+		"not JSON":                          {`oops`, 502, BadGateway().Message, ShapeOther},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err, _ := EventError([]byte(c.data)); err.Status != c.status || err.Message != c.message || err.Type == "" {
-				t.Errorf("got %+v", err)
+			err, shape := EventError([]byte(c.data))
+			if err.Status != c.status || err.Message != c.message || err.Type == "" || shape != c.shape {
+				t.Errorf("got %+v, %d", err, shape)
 			}
 		})
 	}
@@ -209,32 +274,51 @@ func FuzzEngineError(f *testing.F) {
 	for _, s := range []string{
 		`{"error":{"message":"m","type":"t","param":"p","code":404}}`, `{"error":"Unauthorized"}`, ``, `{"detail":[{}]}`,
 		`{"error":"e","error_type":"overloaded"}`, `{"object":"error","message":"m","code":"x"}`, "{\"error\":{\"message\":\"\xff\"}}",
+		`{"type":"error","error":{"type":"t","message":"m"}}`, `{"type":"response.failed","response":{"error":{"code":"c"}}}`,
 		`{"error":{"message":"a","message":1}}`, `{"error":{"message":"\ud800"}}`, `text`,
 	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		err, asIs := EngineError(http.StatusInternalServerError, body)
+		err, shape := EngineError(http.StatusInternalServerError, body)
 		if err.Status != http.StatusInternalServerError || err.Message == "" || err.Type == "" {
 			t.Fatalf("%q: %+v", body, err)
 		}
-		if asIs && !isOpenAIShaped(body) {
-			t.Fatalf("%q does not pass as it is", body)
+		if shape != ShapeOther && (!isOpenAIShaped(body) || (shape == ShapeAnthropic) != isAnthropicShaped(body)) {
+			t.Fatalf("%q is not of shape %d", body, shape)
 		}
-		again, asIs := EngineError(err.Status, err.Append(nil))
-		if !asIs || again.Message != err.Message {
+		again, shape := EngineError(err.Status, err.Append(nil))
+		if shape != ShapeOpenAI || again.Message != err.Message {
 			t.Fatalf("%q: %+v became %+v", body, err, again)
 		}
-		if e, _ := EventError(body); e.Status < 400 || e.Status > 599 || !stdjson.Valid(e.AppendTGI(nil)) {
+		if e, _ := EventError(body); e.Status < 400 || e.Status > 599 || !stdjson.Valid(e.AppendTGI(nil)) || !isAnthropicShaped(e.AppendAnthropic(nil)) {
 			t.Fatalf("%q: %+v", body, e)
 		}
 	})
 }
 
 func isOpenAIShaped(body []byte) bool {
+	_, _, message := shapeOf(body)
+	return message != nil
+}
+
+func isAnthropicShaped(body []byte) bool {
+	outer, inner, message := shapeOf(body)
+	return message != nil && outer != nil && *outer == "error" && inner != nil
+}
+
+// shapeOf is what shapes differ by: the types outside and inside, and the message.
+func shapeOf(body []byte) (outerType, innerType, message *string) {
 	// Maps, as struct fields would match other spellings too.
 	var outer, inner map[string]stdjson.RawMessage
-	var message *string
-	return stdjson.Unmarshal(body, &outer) == nil && stdjson.Unmarshal(outer["error"], &inner) == nil &&
-		stdjson.Unmarshal(inner["message"], &message) == nil && message != nil
+	if stdjson.Unmarshal(body, &outer) != nil || stdjson.Unmarshal(outer["error"], &inner) != nil {
+		return nil, nil, nil
+	}
+	text := func(v stdjson.RawMessage) (s *string) {
+		if stdjson.Unmarshal(v, &s) != nil {
+			return nil
+		}
+		return s
+	}
+	return text(outer["type"]), text(inner["type"]), text(inner["message"])
 }

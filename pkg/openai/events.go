@@ -8,20 +8,26 @@ import (
 // Events watches a stream of server-sent events in passing. The zero value is at
 // the beginning of a stream. However the bytes are cut, the result is the same.
 //
+// Terminal events are those whose name ends the stream of an API that has no [DONE]:
+// Anthropic's message_stop, Responses' response.completed, response.incomplete,
+// response.cancelled and response.failed. As they carry what the client waits for,
+// they count when they are complete.
+//
 // Lines end with LF or CRLF; a CR alone, which the standard allows too and no
 // engine sends, does not end one.
 // https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 type Events struct {
 	Count  int  // complete events with data, [DONE] excluded
-	Done   bool // [DONE] was seen; engines also send it after an error
-	Failed bool // an error event was seen
+	Done   bool // [DONE], which engines also send after an error, or a complete terminal event was seen
+	Failed bool // an error event or a complete response.failed was seen
 
 	content  content
 	head     [headLen]byte // beginning of the line that is not complete yet
 	headLen  int
-	inLine   bool // the last byte did not end a line
-	hasData  bool // the event has a data line that is not [DONE]
-	unclosed bool // the event has a line
+	inLine   bool     // the last byte did not end a line
+	hasData  bool     // the event has a data line that is not [DONE]
+	unclosed bool     // the event has a line
+	named    lineKind // what a name has said of this event or one before
 }
 
 // headLen is how much of a line decides what it is. An error's key comes first in
@@ -63,6 +69,9 @@ func (e *Events) endLine(head []byte) {
 		if e.hasData {
 			e.Count++
 		}
+		if e.named != lineOther {
+			e.Done, e.Failed = true, e.Failed || e.named == lineFailedName
+		}
 		e.hasData, e.unclosed = false, false
 		return
 	case lineData:
@@ -76,6 +85,8 @@ func (e *Events) endLine(head []byte) {
 		}
 	case lineErrorName:
 		e.Failed = true
+	case lineDoneName, lineFailedName:
+		e.named = max(e.named, kind)
 	}
 	e.unclosed = true
 }
@@ -129,7 +140,7 @@ func FirstEvent(p []byte) (kind FirstKind, data []byte) {
 			return FirstData, nil
 		case !complete:
 			return kind, nil
-		case what == lineErrorName:
+		case what == lineErrorName, what == lineFailedName:
 			failed = true
 		case what == lineData && data == nil:
 			data = slices.Clip(value)
@@ -153,7 +164,9 @@ const (
 	lineOther lineKind = iota
 	lineBlank
 	lineData
-	lineErrorName // "event: error"
+	lineErrorName  // "event: error"
+	lineDoneName   // "event: message_stop", or another that ends a stream
+	lineFailedName // "event: response.failed"
 )
 
 // lineOf tells what a line without its LF is, and the value of a data line.
@@ -165,10 +178,24 @@ func lineOf(line []byte) (lineKind, []byte) {
 	if value, ok := bytes.CutPrefix(line, []byte("data:")); ok {
 		return lineData, bytes.TrimPrefix(value, []byte(" "))
 	}
-	if name, ok := bytes.CutPrefix(line, []byte("event:")); ok && string(bytes.TrimPrefix(name, []byte(" "))) == "error" {
-		return lineErrorName, nil
+	return nameOf(line), nil
+}
+
+// nameOf tells what an event's name says of it.
+func nameOf(line []byte) lineKind {
+	name, ok := bytes.CutPrefix(line, []byte("event:"))
+	if !ok {
+		return lineOther
 	}
-	return lineOther, nil
+	switch string(bytes.TrimPrefix(name, []byte(" "))) {
+	case "error":
+		return lineErrorName
+	case "message_stop", "response.completed", "response.incomplete", "response.cancelled":
+		return lineDoneName
+	case "response.failed":
+		return lineFailedName
+	}
+	return lineOther
 }
 
 // isError reports whether data begins like an engine's error: {"error": with a
@@ -201,7 +228,9 @@ func isError(data []byte) bool {
 
 // token cuts s, and the white space before it, from the beginning of b.
 func token(b []byte, s string) ([]byte, bool) {
-	b = bytes.TrimLeft(b, " \t")
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
+	}
 	if len(b) < len(s) || string(b[:len(s)]) != s {
 		return b, false
 	}

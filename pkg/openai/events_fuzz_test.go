@@ -16,6 +16,7 @@ func FuzzEvents(f *testing.F) {
 		roleChunk + tokenChunk + finishChunk + usageChunk + doneEvent,
 		tgiToken + tgiError, "event: error\r\ndata: {}\r\n\r\n", ": c\n\n" + vllmError,
 		"data: {\"content\": [\"a\"], \"tool_calls\": []}\n\ndata:{\"text\":\"\"}\n\n",
+		"event: message_stop\ndata: {}\n\n", "event:response.failed\r\ndata: {}\r\n\r\n", "data: {}\nevent: response.completed\n\n",
 		"data: {\"error\":\n", "\r\n\n\r", "data: " + strings.Repeat(" ", 60) + "{\"error\":1}\n\n",
 	} {
 		f.Add([]byte(s), uint64(1))
@@ -48,8 +49,10 @@ func FuzzEvents(f *testing.F) {
 	})
 }
 
+var ending = []string{"message_stop", "response.completed", "response.incomplete", "response.cancelled", "response.failed"}
+
 func comparePlain(t *testing.T, p []byte, got seen) {
-	count, done, hasData, open := 0, false, false, false
+	count, done, ends, hasData, open := 0, false, false, false, false
 	content, readable := false, true
 	lines := strings.Split(string(p), "\n")
 	for _, line := range lines[:len(lines)-1] {
@@ -61,7 +64,8 @@ func comparePlain(t *testing.T, p []byte, got seen) {
 			if hasData {
 				count++
 			}
-			hasData, open = false, false
+			done = done || ends
+			hasData, open, ends = false, false, false
 			continue
 		case isDone:
 			done = true
@@ -71,6 +75,9 @@ func comparePlain(t *testing.T, p []byte, got seen) {
 			content, readable = content || found, readable && ok
 		case line[0] == 'd':
 			readable = false
+		}
+		if name, ok := strings.CutPrefix(line, "event:"); ok {
+			ends = ends || slices.Contains(ending, strings.TrimPrefix(name, " "))
 		}
 		open = true
 	}

@@ -4,6 +4,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 	"unsafe"
 
 	"github.com/goccy/go-json/jsontext"
@@ -18,6 +19,7 @@ const (
 	fieldModel
 	fieldStream
 	fieldStreamOptions
+	fieldPreviousResponseID
 	fieldParameters
 	fieldMaxNewTokens
 	fieldMaxTokens
@@ -28,6 +30,7 @@ var fieldNames = [...]string{
 	fieldModel:               "model",
 	fieldStream:              "stream",
 	fieldStreamOptions:       "stream_options",
+	fieldPreviousResponseID:  "previous_response_id",
 	fieldParameters:          "parameters",
 	fieldMaxNewTokens:        "max_new_tokens",
 	fieldMaxTokens:           "max_tokens",
@@ -65,7 +68,7 @@ func (s *scanner) field(quoted []byte, in scope) (field, bool) {
 	}
 	for f := fieldModel; f <= fieldMaxCompletionTokens; f++ {
 		switch {
-		case !in.holds(f):
+		case !in.holds(f), name[0] < utf8.RuneSelf && name[0]|0x20 != f.String()[0]:
 		case string(name) == f.String():
 			if s.seen&(1<<f) != 0 {
 				return f, s.fail(f.String(), "\""+f.String()+"\" occurs more than once in the request body")
@@ -99,24 +102,48 @@ func (s *scanner) take(f field, at Span) bool {
 			s.fail("stream", "\"stream\" must be true, false or null")
 	case fieldStreamOptions:
 		r.StreamOptionsSpan = at
+	case fieldPreviousResponseID:
+		return s.takePrevious(v)
 	case fieldMaxNewTokens, fieldMaxTokens, fieldMaxCompletionTokens:
 		return s.takeTokens(f, at)
 	}
 	return true
 }
 
-func (s *scanner) takeModel(v []byte) bool {
-	switch {
-	case v[0] == 'n':
-	case v[0] != '"':
+func (s *scanner) takeModel(v []byte) (ok bool) {
+	if s.r.Model, ok = s.text(v); !ok {
 		return s.fail("model", "\"model\" must be a string")
-	case s.escaped:
-		s.r.decoded, _ = jsontext.AppendUnquote(s.r.decoded[:0], v)
-		s.r.Model = unsafe.String(unsafe.SliceData(s.r.decoded), len(s.r.decoded))
-	default:
-		s.r.Model = unsafe.String(&v[1], len(v)-2)
 	}
 	return true
+}
+
+// maxResponseID is the length in bytes that the id of a response may have.
+const maxResponseID = 512
+
+func (s *scanner) takePrevious(v []byte) bool {
+	id, ok := s.text(v)
+	switch {
+	case !ok:
+		return s.fail("previous_response_id", "\"previous_response_id\" must be a string")
+	case len(id) > maxResponseID:
+		return s.fail("previous_response_id", "\"previous_response_id\" is too long")
+	}
+	s.r.PreviousResponseID = id
+	return true
+}
+
+// text is the string that v, the value read last, stands for; "" if it is null.
+func (s *scanner) text(v []byte) (text string, ok bool) {
+	switch {
+	case v[0] != '"':
+		return "", v[0] == 'n'
+	case s.escaped:
+		start := len(s.r.decoded)
+		s.r.decoded, _ = jsontext.AppendUnquote(s.r.decoded, v)
+		v = s.r.decoded[start:]
+		return unsafe.String(unsafe.SliceData(v), len(v)), true
+	}
+	return unsafe.String(&v[1], len(v)-2), true
 }
 
 // takeTokens keeps the limit of the field that engines prefer. 256.0 and 1e3 are

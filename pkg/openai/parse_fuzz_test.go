@@ -17,6 +17,7 @@ import (
 // Request.Parse adds to JSON.
 type oracle struct {
 	model  string
+	prev   string
 	stream bool
 	tokens map[string]int64
 }
@@ -79,7 +80,7 @@ func readOracle(body []byte) (o oracle, err error) {
 }
 
 func checkName(path []string, seen map[string]bool) error {
-	known := []string{"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "parameters"}
+	known := []string{"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "parameters", "previous_response_id"}
 	switch {
 	case len(path) == 3 && path[1] == "parameters":
 		known = []string{"max_new_tokens"}
@@ -107,6 +108,13 @@ func (o *oracle) take(path []string, tok jsontext.Token) error {
 		}
 		if kind == jsontext.KindString {
 			o.model = tok.String()
+		}
+	case "previous_response_id":
+		if kind != jsontext.KindString && kind != jsontext.KindNull || kind == jsontext.KindString && len(tok.String()) > 512 {
+			return errRule
+		}
+		if kind == jsontext.KindString {
+			o.prev = tok.String()
 		}
 	case "stream":
 		if kind != jsontext.KindTrue && kind != jsontext.KindFalse && kind != jsontext.KindNull {
@@ -147,7 +155,7 @@ func (o *oracle) maxTokens() int64 {
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		`{"model":"m","stream":true,"stream_options":{"include_usage":true},"max_tokens":5}`,
-		`{"m\u006fdel":"\ud83d\ude00","ſtream":1}`, `{"model":"a","Model":"b"}`, `{"stream":"true"}`,
+		`{"m\u006fdel":"\ud83d\ude00","ſtream":1}`, `{"model":"a","Model":"b"}`, `{"previous_response_id":"\u0072","model":"\u006d"}`, `{"stream":"true"}`,
 		`{"inputs":"x","parameters":{"max_new_tokens":1e2,"stop":["\n"]},"parameters":1}`,
 		`{"max_tokens":1,"max_completion_tokens":null}`, `{"a":[1,-0.5e+3,{"b":[]}],"model":null}`,
 		"{\"model\":\"\xff\"}", `{"a":"\ud800"}`, `{} {}`, "\xef\xbb\xbf{}", `{"a":01}`,
@@ -169,7 +177,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if r.Model != o.model || r.Stream != o.stream || r.MaxTokens != o.maxTokens() {
+		if r.Model != o.model || r.PreviousResponseID != o.prev || r.Stream != o.stream || r.MaxTokens != o.maxTokens() {
 			t.Fatalf("%q: ours found %+v, go-json %+v", body, r, o)
 		}
 		compareWithStd(t, body, &r)
@@ -198,7 +206,7 @@ func checkSplice(t *testing.T, body []byte, r *Request) {
 	if err := again.Parse(spliced); err != nil {
 		t.Fatalf("%q is refused once spliced, %q: %v", body, spliced, err)
 	}
-	if again.Model != "näme\"" || again.Stream != r.Stream || again.MaxTokens != r.MaxTokens {
+	if again.Model != "näme\"" || again.PreviousResponseID != r.PreviousResponseID || again.Stream != r.Stream || again.MaxTokens != r.MaxTokens {
 		t.Fatalf("%q spliced to %q", body, spliced)
 	}
 }

@@ -6,8 +6,8 @@ type Span struct{ Start, End int }
 // Request is what one pass over a JSON body found. The zero value is ready to
 // use, and one Request may parse body after body.
 //
-// Spans are of values, whatever their type: a null has one too. Model aliases the
-// body (or memory of the Request) and is valid until either is reused.
+// Spans are of values, whatever their type: a null has one too. The strings alias
+// the body (or memory of the Request) and are valid until either is reused.
 type Request struct {
 	Model     string // decoded; "" when absent or null
 	ModelSpan Span   // includes the quotes
@@ -20,12 +20,16 @@ type Request struct {
 	// negative (llama.cpp's "no limit"). MaxTokensSpan is the one it came from.
 	MaxTokens int64
 
+	// PreviousResponseID is previous_response_id, decoded: the response that this one
+	// continues, at most 512 bytes; "" when absent or null.
+	PreviousResponseID string
+
 	// ObjectEnd is the index of the closing brace of the top-level object, where a
 	// later stage may splice a further key.
 	ObjectEnd int
 
 	empty   bool   // the object has no members
-	decoded []byte // the model's name, when it was written with escapes
+	decoded []byte // the strings that were written with escapes
 	quoted  []byte // the name that Splice put in
 }
 
@@ -49,8 +53,8 @@ func (r *Request) Reset() {
 
 // Parse reads body, validates all of it as JSON (RFC 8259, in valid UTF-8, nested
 // at most 64 deep, an object at the top) and finds the fields that Request names.
-// It keeps the body's bytes, copies none, and allocates nothing unless the model's
-// name is written with escapes for the first time or the body is refused.
+// It keeps the body's bytes, copies none, and allocates nothing unless a string that
+// it keeps is written with escapes for the first time or the body is refused.
 //
 // The engines' JSON readers take the last of two equal keys, others the first or
 // any spelling. So that nobody behind us can read another request than we did, a

@@ -87,6 +87,13 @@ func TestParseRefuses(t *testing.T) {
 		"max_tokens twice":                    {`{"max_tokens":1,"max_tokens":2}`, "max_tokens"},
 		"parameters twice":                    {`{"parameters":{},"parameters":{"max_new_tokens":1}}`, "parameters"},
 		"max_new_tokens twice":                {`{"parameters":{"max_new_tokens":1,"max_new_tokens":2}}`, "max_new_tokens"},
+		"previous id twice":                   {`{"previous_response_id":"a","previous_response_id":"a"}`, "previous_response_id"},
+		"previous id twice, once in escapes":  {`{"previous_response_id":null,"previous_respons\u0065_id":"a"}`, "previous_response_id"},
+		"previous id in another spelling":     {`{"Previous_Response_Id":"a"}`, "previous_response_id"},
+		"previous id as a number":             {`{"previous_response_id":7}`, "previous_response_id"},
+		"previous id as a list":               {`{"previous_response_id":["a"]}`, "previous_response_id"},
+		"previous id as false":                {`{"previous_response_id":false}`, "previous_response_id"},
+		"previous id of 513 bytes":            {`{"previous_response_id":"` + strings.Repeat("a", 513) + `"}`, "previous_response_id"},
 		"stream as a word":                    {`{"stream":"true"}`, "stream"},
 		"stream as a number":                  {`{"stream":1}`, "stream"},
 		"stream as an object":                 {`{"stream":{}}`, "stream"},
@@ -172,6 +179,31 @@ func allEscaped(s string) string {
 		fmt.Fprintf(&b, `\u%04x`, r)
 	}
 	return b.String()
+}
+
+func TestPreviousResponseID(t *testing.T) {
+	long := strings.Repeat("a", 512)
+	for name, c := range map[string]struct{ body, model, want string }{
+		"none":                       {`{"model":"m"}`, "m", ""},
+		"plain":                      {`{"previous_response_id":"resp_1","model":"m"}`, "m", "resp_1"},
+		"null":                       {`{"previous_response_id":null}`, "", ""},
+		"empty":                      {`{"previous_response_id":""}`, "", ""},
+		"longest":                    {`{"previous_response_id":"` + long + `"}`, "", long},
+		"longest in escapes":         {`{"previous_response_id":"` + allEscaped(long) + `"}`, "", long},
+		"nested is not ours":         {`{"input":[{"previous_response_id":7}]}`, "", ""},
+		"below parameters":           {`{"parameters":{"previous_response_id":7}}`, "", ""},
+		"escapes do not meet":        {`{"model":"\u006d1","previous_response_id":"\u0072esp"}`, "m1", "resp"},
+		"escapes do not meet behind": {`{"previous_response_id":"\u0072esp","model":"\u006dodel-with-a-long-name"}`, "model-with-a-long-name", "resp"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var r Request
+			for range 2 { // a second time in memory that is there
+				if err := r.Parse([]byte(c.body)); err != nil || r.PreviousResponseID != c.want || r.Model != c.model {
+					t.Errorf("got %q of model %q, %v", r.PreviousResponseID, r.Model, err)
+				}
+			}
+		})
+	}
 }
 
 func TestParseNamesTheRightSpelling(t *testing.T) {
