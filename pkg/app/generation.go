@@ -47,10 +47,18 @@ func (a *App) build(c *config.Config, old *generation) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	tc := route.TableConfig{Strategy: strategy, Mapping: c.Routing.ModelMapping, Seed: rand.Uint64()}
+	tc := route.TableConfig{
+		Strategy: strategy, Mapping: c.Routing.ModelMapping, Seed: rand.Uint64(),
+		SlowStart: time.Duration(c.HealthCheck.SlowStart),
+	}
 	for _, b := range c.Backends {
+		surfaces, err := gateway.Surfaces(b.Engine)
+		if err != nil {
+			return nil, err
+		}
 		tc.Backends = append(tc.Backends, route.BackendConfig{
 			Name: b.Name, URL: b.URL, Weight: b.Weight, Models: b.Models, Region: b.Region, MaxInFlight: b.MaxInFlight,
+			Surfaces: surfaces, Draining: b.Drain,
 		})
 	}
 	for _, f := range c.Routing.Fallback {
@@ -102,6 +110,8 @@ func (a *App) newView(c *config.Config, table *route.Table, upstreams []*forward
 		Models:       &gateway.Models{Table: table, Mapping: c.Routing.ModelMapping},
 		MaxBody:      int(c.Server.MaxBodySize),
 		BodyTimeout:  time.Duration(c.Server.BodyTimeout),
+		UploadDir:    c.Server.UploadDir,
+		PingInterval: time.Duration(c.Server.SSEPingInterval),
 		Trusted:      c.TrustedProxies,
 		Region:       c.Region,
 		RegionHeader: c.RegionHeader,

@@ -198,18 +198,25 @@ func TestPathsAndMethods(t *testing.T) {
 	}
 	for _, p := range []string{
 		"/sleep", "/wake_up", "/is_sleeping", "/flush_cache", "/load_lora_adapter", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/unload_lora_adapter",
-		"/reset_prefix_cache", "/collective_rpc", "/update_weights", "/pause", "/resume", "/server_info", "/start_profile", "/tokenize", "/detokenize",
+		"/reset_prefix_cache", "/collective_rpc", "/update_weights", "/pause", "/resume", "/server_info", "/start_profile",
 		"/invocations", "/docs", "/openapi.json", "/load", "/version", "/ping", "/health", "/info",
 	} {
 		table = append(table, want{"POST", p, 404, ""}, want{"GET", p, 404, ""})
 	}
-	for _, p := range []string{"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/generate", "/generate_stream"} {
+	for _, p := range []string{
+		"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/generate_stream", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
+		"/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/classify", "/pooling", "/tokenize", "/detokenize",
+		"/v1/audio/transcriptions", "/v1/audio/translations", "/v1/responses/resp_1/cancel",
+	} {
 		for _, m := range []string{"GET", "HEAD", "PUT", "DELETE", "PATCH"} {
 			table = append(table, want{m, p, 405, "OPTIONS, POST"})
 		}
 		table = append(table, want{"OPTIONS", p, 204, "OPTIONS, POST"})
 	}
 	table = append(table,
+		want{"GET", "/generate", 405, "OPTIONS, POST, PUT"}, // SGLang's is a PUT too
+		want{"POST", "/v1/responses/resp_1", 405, "DELETE, GET, OPTIONS"},
+		want{"GET", "/v1/responses/..%2f..%2fsleep", 404, ""},
 		want{"GET", "/v1/models", 200, ""}, want{"HEAD", "/v1/models", 200, ""}, want{"POST", "/v1/models", 405, "GET, HEAD, OPTIONS"},
 		want{"GET", "/v1/models/mock-model", 200, ""}, want{"GET", "/v1/models/none", 404, ""},
 		want{"GET", "/healthz", 200, ""}, want{"HEAD", "/healthz", 200, ""}, want{"GET", "/readyz", 200, ""},

@@ -30,14 +30,26 @@ const (
 // for Interrupt. After Close and Reset it may be
 // used again.
 type Call struct {
-	Pool   *route.Pool
-	Model  string // the name sent upstream, for the fallback rules that name models
-	Region string
-	Path   string   // the endpoint's path on the engine
-	Header []byte   // further request header lines, each with its line end
-	Body   [][]byte // the body in parts, which stay as they are until the answer is open
-	Native bool     // not an OpenAI surface: the engine's error bodies pass as they are
-	ID     []byte   // X-Request-Id without the attempt's number
+	Pool *route.Pool
+	// Pin is the one backend that can answer, whatever becomes of it; nil: any
+	// of Pool.
+	Pin *route.Backend
+	// Search asks one backend after the other until one does not answer 404: it
+	// is not known where what the request names was made.
+	Search   bool
+	Model    string // the name sent upstream, for the fallback rules that name models
+	Region   string
+	Method   string
+	Path     string   // the endpoint's path on the engine, with a query if there is one
+	BodyType []byte   // the Content-Type of the body; nil: JSON
+	Header   []byte   // further request header lines, each with its line end
+	Body     [][]byte // the body in parts, which stay as they are until the answer is open
+	Upload   *Upload  // the body when it is not in memory
+	// Shape is that of the error bodies that pass as they are; Native lets pass
+	// any.
+	Shape  openai.Shape
+	Native bool
+	ID     []byte // X-Request-Id without the attempt's number
 	Start  time.Time
 
 	// The answer, from a successful Open on.

@@ -90,7 +90,7 @@ func (f *Forwarder) firstEvent(c *Call) *Failure {
 		case openai.FirstData:
 			return nil
 		case openai.FirstError:
-			return eventFailure(data)
+			return c.eventFailure(data)
 		case openai.FirstComment:
 			if commented.IsZero() {
 				commented = time.Now()
@@ -135,9 +135,9 @@ func (f *Forwarder) examineError(c *Call) *Failure {
 		return fail
 	}
 	status, body := c.head.status, c.held
-	err, asIs := openai.EngineError(status, body)
+	err, shape := openai.EngineError(status, body)
 	fail := &Failure{Err: err, outcome: stats.OK, retryAfter: c.retryAfter()}
-	if asIs || (c.Native && len(body) > 0) {
+	if shape == c.Shape || (c.Native && len(body) > 0) {
 		fail.Body, fail.ContentType = bytes.Clone(body), bytes.Clone(c.head.contentType)
 	}
 	if err.RetryAfter == 0 {
@@ -152,6 +152,8 @@ func (f *Forwarder) examineError(c *Call) *Failure {
 		fail.outcome, fail.retry = stats.ServerError, budget
 	case status >= 500:
 		fail.outcome = stats.ServerError
+	case status == 404 && c.Search:
+		fail.retry = search
 	case fail.Body != nil:
 		f.commit(c)
 		return nil
@@ -160,6 +162,16 @@ func (f *Forwarder) examineError(c *Call) *Failure {
 		c.upstreamDone()
 	}
 	return fail
+}
+
+// Refusal is an open answer that is no stream, as an error: what the engine
+// says in place of the stream that it was asked for.
+func (c *Call) Refusal() *openai.Error {
+	if c.head.status < 400 {
+		return openai.BadGateway()
+	}
+	err, _ := openai.EngineError(c.head.status, c.held)
+	return err
 }
 
 // queueFull tells an engine that has too much to do from one that is not
@@ -171,10 +183,10 @@ func queueFull(message string) bool {
 
 // eventFailure is a stream whose first event is an error: it becomes the
 // status that the engine should have sent.
-func eventFailure(data []byte) *Failure {
-	err, asIs := openai.EventError(data)
+func (c *Call) eventFailure(data []byte) *Failure {
+	err, shape := openai.EventError(data)
 	fail := &Failure{Err: err, outcome: stats.OK}
-	if asIs {
+	if shape == c.Shape {
 		fail.Body = bytes.Clone(data)
 	}
 	switch {

@@ -60,7 +60,11 @@ const (
 	never   retry = iota
 	budget        // elsewhere, if the pool's retry budget has room
 	outside       // elsewhere, and the first time outside the budget: the engine is gone, not overloaded
+	search        // elsewhere, and no failure at all: the engine has not what the request names
 )
+
+// maxSearch bounds the backends that are asked for what one of them has.
+const maxSearch = 32
 
 // Open finds a backend that answers and holds its answer's beginning: the first
 // event of a stream, the whole or the first 64 KiB of anything else. After a
@@ -72,7 +76,7 @@ func (f *Forwarder) Open(c *Call) *Failure {
 	}
 	c.firstByte, c.idle = f.Timeouts.FirstByte, f.Timeouts.BetweenChunks
 	c.picked = time.Now()
-	b, perr := c.Pool.Pick(c.picked, c.Region, &c.tried)
+	b, perr := c.pick()
 	if perr != route.Picked {
 		return unavailable(perr, c)
 	}
@@ -101,6 +105,17 @@ func (f *Forwarder) Open(c *Call) *Failure {
 	}
 }
 
+// pick enters the backend of the first attempt.
+func (c *Call) pick() (*route.Backend, route.PickErr) {
+	if b := c.Pin; b != nil {
+		if !b.Enter() {
+			return nil, route.Full
+		}
+		return b, route.Picked
+	}
+	return c.Pool.Pick(c.picked, c.Region, &c.tried)
+}
+
 // next enters the backend of the next attempt; nil when there is none, or when
 // the call was interrupted while it waited. Before a backend that was tried
 // already it waits, and takes up no place meanwhile. An engine that asks for
@@ -112,6 +127,9 @@ func (f *Forwarder) next(c *Call, first *route.Backend, fail *Failure, wait *tim
 		return b
 	}
 	b.Leave()
+	if fail.retry == search {
+		return nil // all were asked
+	}
 	if fail.retryAfter > f.Retry.MaxWait || !f.backOff(c, max(*wait, fail.retryAfter)) {
 		return nil
 	}
@@ -126,7 +144,10 @@ func (f *Forwarder) next(c *Call, first *route.Backend, fail *Failure, wait *tim
 // again decides whether a failed request is tried once more. spent tells
 // whether its one attempt outside the retry budget is.
 func (f *Forwarder) again(c *Call, fail *Failure, spent *bool) bool {
-	if fail.retry == never || !f.Retry.Enabled || c.Attempts > f.Retry.MaxRetries {
+	if fail.retry == search {
+		return c.Attempts < maxSearch
+	}
+	if fail.retry == never || c.Pin != nil || !f.Retry.Enabled || c.Attempts > f.Retry.MaxRetries {
 		return false
 	}
 	if !c.deadline.IsZero() && time.Now().After(c.deadline) {

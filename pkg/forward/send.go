@@ -37,13 +37,16 @@ func (c *Call) sendFirst() (sent bool, err error) {
 // send writes the request.
 func (c *Call) send(u *Upstream) error {
 	c.sends++
-	length := 0
+	length := c.Upload.length()
 	for _, part := range c.Body {
-		length += len(part)
+		length += int64(len(part))
 	}
 	buf := readBuffers.Get().(*readBuffer)
 	defer readBuffers.Put(buf)
 	out := c.appendHead(buf[:0], u, length)
+	if c.Upload != nil {
+		return c.sendUpload(out)
+	}
 	if length <= smallBody {
 		for _, part := range c.Body {
 			out = append(out, part...)
@@ -89,8 +92,9 @@ func (c *Call) writeLimit(d time.Duration) {
 
 // appendHead writes the request line and the header: nothing of the client's
 // but what Header allows.
-func (c *Call) appendHead(b []byte, u *Upstream, length int) []byte {
-	b = append(b, "POST "...)
+func (c *Call) appendHead(b []byte, u *Upstream, length int64) []byte {
+	b = append(b, c.Method...)
+	b = append(b, ' ')
 	b = append(b, u.prefix...)
 	b = append(b, c.Path...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
@@ -99,8 +103,16 @@ func (c *Call) appendHead(b []byte, u *Upstream, length int) []byte {
 		b = append(b, "\r\nAuthorization: Bearer "...)
 		b = append(b, u.APIKey...)
 	}
-	b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)
-	b = strconv.AppendInt(b, int64(length), 10)
+	switch {
+	case c.BodyType != nil:
+		b = append(b, "\r\nContent-Type: "...)
+		b = append(b, c.BodyType...)
+		b = append(b, "\r\nContent-Length: "...)
+		b = strconv.AppendInt(b, length, 10)
+	case c.Method == "POST":
+		b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)
+		b = strconv.AppendInt(b, length, 10)
+	}
 	b = append(b, "\r\nX-Request-Id: "...)
 	b = append(b, c.ID...)
 	b = append(b, '-')

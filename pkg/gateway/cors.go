@@ -46,7 +46,7 @@ func (c *CORS) handle(ctx *fasthttp.RequestCtx) bool {
 		h.Set(fasthttp.HeaderAccessControlExposeHeaders, "X-Request-Id, Retry-After, Retry-After-Ms, X-Should-Retry")
 		return false
 	}
-	h.Set(fasthttp.HeaderAccessControlAllowMethods, "GET, POST, OPTIONS")
+	h.Set(fasthttp.HeaderAccessControlAllowMethods, "GET, POST, PUT, DELETE, OPTIONS")
 	h.Set(fasthttp.HeaderAccessControlAllowHeaders, strings.Join(c.Headers, ", "))
 	h.Set(fasthttp.HeaderAccessControlMaxAge, strconv.Itoa(int(c.MaxAge.Seconds())))
 	ctx.SetStatusCode(fasthttp.StatusNoContent)

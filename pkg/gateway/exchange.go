@@ -35,10 +35,17 @@ type Exchange struct {
 	header   []byte
 	access   *AccessLog // nil when it is off
 	record   *record    // what it wants of the request
+	upload   *upload    // the body of a form; nil: the server has it
+	asked    string     // the model that the client named, where it is wanted later
+	stored   string     // the response that the path names
+	created  *openai.ResponseID
+	ping     *pinger // nil: none are wanted
 
-	client   io.Writer // while the answer is relayed
-	head     *[]byte   // of a stream, until its first bytes go out
-	again    bool      // the stream's connection serves another request
+	client   io.Writer     // while the answer is relayed
+	head     *[]byte       // of a stream, until its first bytes go out
+	again    bool          // the stream's connection serves another request
+	broke    *openai.Error // in place of an answer, after the first ping
+	began    bool          // the head of the answer is out
 	status   int
 	relayed  bool // the second half has the exchange and will finish it
 	complete bool // the answer went out whole
@@ -97,30 +104,49 @@ var (
 	xAccelBuffering = []byte("X-Accel-Buffering")
 	no              = []byte("no")
 	xRequestID      = []byte("X-Request-Id")
+	requestID       = []byte("Request-Id") // by which Anthropic's SDK knows it
 	contentJSON     = []byte("application/json")
 	identity        = []byte("identity")
 )
 
-func (x *Exchange) setHeader(h *fasthttp.ResponseHeader) { h.SetCanonical(xRequestID, x.id[:]) }
+func (x *Exchange) setHeader(h *fasthttp.ResponseHeader) {
+	h.SetCanonical(xRequestID, x.id[:])
+	if x.endpoint != nil && x.endpoint.api == apiAnthropic {
+		h.SetCanonical(requestID, x.id[:])
+	}
+}
 
 // passedHeaders are the request headers that an engine may see. The client's
 // own credentials, identity and hop-by-hop headers are not among them.
-var passedHeaders = [...]string{"Accept", "Traceparent", "Tracestate"}
+var (
+	passedHeaders    = [...]string{"Accept", "Traceparent", "Tracestate"}
+	anthropicHeaders = [...]string{"Anthropic-Version", "Anthropic-Beta"}
+)
 
 // upstreamHeader renders what is passed on. A value cannot hold a line end:
 // suspicious refused those.
 func (x *Exchange) upstreamHeader(h *fasthttp.RequestHeader) []byte {
 	b := x.header[:0]
 	for _, name := range passedHeaders {
-		if v := h.Peek(name); len(v) > 0 {
-			b = append(b, name...)
-			b = append(b, ": "...)
-			b = append(b, v...)
-			b = append(b, "\r\n"...)
+		b = appendField(b, name, h.Peek(name))
+	}
+	if x.endpoint.api == apiAnthropic {
+		for _, name := range anthropicHeaders {
+			b = appendField(b, name, h.Peek(name))
 		}
 	}
 	x.header = b
 	return b
+}
+
+func appendField(b []byte, name string, value []byte) []byte {
+	if len(value) == 0 {
+		return b
+	}
+	b = append(b, name...)
+	b = append(b, ": "...)
+	b = append(b, value...)
+	return append(b, "\r\n"...)
 }
 
 // region is where the request should be served: where a trusted proxy says
@@ -140,15 +166,27 @@ func (x *Exchange) refuse(ctx *fasthttp.RequestCtx, err *openai.Error) {
 	x.status, x.complete = err.Status, true
 	x.setHeader(&ctx.Response.Header)
 	writeError(ctx, x.endpoint, err)
+	if x.upload != nil && x.upload.err != nil {
+		ctx.SetConnectionClose() // the rest of the body is still to come
+	}
 }
 
 // fail answers a request for which no backend had an answer.
 func (x *Exchange) fail(ctx *fasthttp.RequestCtx, fail *forward.Failure) {
+	if x.pinged() {
+		x.failStream(ctx, fail.Err)
+		return
+	}
 	if x.call.Interrupted() == forward.ClientLeft {
 		// Only one that had half-closed its connection before may read this.
 		x.refuse(ctx, openai.BadRequest("", "the connection was closed from your side before there was an answer"))
 		ctx.SetConnectionClose()
 		x.complete = false
+		return
+	}
+	if x.call.Pin != nil && x.call.Outcome == stats.DialFailed {
+		// Its process has ended, and what it kept with it.
+		x.refuse(ctx, openai.ResponseNotFound(x.stored))
 		return
 	}
 	x.refuse(ctx, fail.Err)

@@ -31,6 +31,12 @@ type View struct {
 	MaxBody int
 	// BodyTimeout bounds the reading of a body once its head is there.
 	BodyTimeout time.Duration
+	// UploadDir is where large forms wait; "" is the system's directory for
+	// temporary files.
+	UploadDir string
+	// PingInterval is how long a client's stream may be silent before it gets an
+	// SSE comment; 0 is for ever.
+	PingInterval time.Duration
 	// Trusted are the peers whose X-Forwarded-For and region header are
 	// believed.
 	Trusted []netip.Prefix
@@ -55,6 +61,8 @@ type Gateway struct {
 	stats     *stats.Set
 	nobody    *stats.Series // requests that came to no backend
 	access    atomic.Pointer[AccessLog]
+	homes     *route.Affinity // of responses
+	forms     map[string]bool // the paths that take forms
 	draining  atomic.Bool
 	log       *slog.Logger
 
@@ -64,7 +72,7 @@ type Gateway struct {
 
 // New returns a gateway that serves by view.
 func New(view *View, set *stats.Set, log *slog.Logger) *Gateway {
-	g := &Gateway{stats: set, nobody: set.Series("", ""), log: log}
+	g := &Gateway{stats: set, nobody: set.Series("", ""), log: log, homes: route.NewAffinity(maxHomes), forms: map[string]bool{}}
 	g.exchanges.New = func() any { return newExchange(g) }
 	g.SetView(view)
 	return g
@@ -163,6 +171,10 @@ func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) fasthttp.RequestConf
 	v := g.View()
 	c := fasthttp.RequestConfig{MaxRequestBodySize: v.MaxBody}
 	if n := h.ContentLength(); n > 0 || n == -1 {
+		if n <= v.MaxBody && g.expectsForm(h) {
+			h.SetContentLength(0) // receive reads it
+			return c
+		}
 		c.ReadTimeout = orForever(v.BodyTimeout)
 	}
 	return c
@@ -198,9 +210,13 @@ func (g *Gateway) handler() fasthttp.RequestHandler {
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, allow)
 	}
 	r.GlobalOPTIONS = func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(fasthttp.StatusNoContent) }
-	for i := range endpoints {
-		e := &endpoints[i]
-		r.POST(e.path, func(ctx *fasthttp.RequestCtx) { g.serve(ctx, e) })
+	for _, e := range endpointTable() {
+		if e.form {
+			g.forms[e.path] = true
+			r.Handle(e.method, e.path, func(ctx *fasthttp.RequestCtx) { g.receive(ctx, e) })
+			continue
+		}
+		r.Handle(e.method, e.path, func(ctx *fasthttp.RequestCtx) { g.serve(ctx, e, nil) })
 	}
 	get := func(path string, h fasthttp.RequestHandler) { r.GET(path, h); r.HEAD(path, h) }
 	get("/v1/models", g.listModels)

@@ -20,8 +20,8 @@ import (
 // serve is the first half of the journey, up to the certainty of an answer:
 //
 //	accept   one View and one pooled Exchange for the whole request
-//	parse    body -> model, stream                          400, 415
-//	resolve  model -> name upstream, pool                   400, 404
+//	parse    body -> model, stream                          400, 413, 415
+//	resolve  model, surface -> name upstream, pool          400, 404
 //	open     pick, send, retry, fall back, first event      the engine's status, 429, 502, 503, 504
 //	relay    hands the Exchange on
 //
@@ -29,9 +29,13 @@ import (
 // from the server and goes on in stream, on a goroutine that holds nothing of
 // the server's. Any other answer is the server's to write: it calls WriteTo and
 // then CloseWithError. Whatever happens, finish runs exactly once.
-func (g *Gateway) serve(ctx *fasthttp.RequestCtx, e *endpoint) {
+//
+// The body of a form, which may be large, is not the server's: receive has
+// fetched it before, and u is what it is.
+func (g *Gateway) serve(ctx *fasthttp.RequestCtx, e *endpoint, u *upload) {
 	x := g.accept(ctx, e)
 	defer x.unlessRelayed()
+	x.upload = u
 	if err := x.parse(ctx); err != nil {
 		x.refuse(ctx, err)
 		return
@@ -55,6 +59,15 @@ func (g *Gateway) accept(ctx *fasthttp.RequestCtx, e *endpoint) *Exchange {
 
 // parse reads the body once.
 func (x *Exchange) parse(ctx *fasthttp.RequestCtx) *openai.Error {
+	if x.endpoint.stored {
+		return nil
+	}
+	if u := x.upload; u != nil {
+		if u.err == nil {
+			x.request.Model, x.request.Stream = u.form.Model, u.form.Stream
+		}
+		return u.err
+	}
 	h := &ctx.Request.Header
 	if ce := h.Peek(fasthttp.HeaderContentEncoding); len(ce) > 0 && !bytes.EqualFold(ce, identity) || !isJSON(h.ContentType()) {
 		return openai.UnsupportedMedia()
@@ -79,43 +92,79 @@ func isJSON(contentType []byte) bool {
 
 // resolve finds the pool, and the name that the engine knows the model by.
 func (x *Exchange) resolve(ctx *fasthttp.RequestCtx) *openai.Error {
-	r, ok := x.view.Table.Resolve(x.request.Model)
+	if x.endpoint.stored {
+		return x.resolveStored(ctx)
+	}
+	asked := x.request.Model
+	r, ok := x.view.Table.Resolve(asked)
 	if !ok {
 		if r.Reason == route.NoModel {
 			return openai.NoModel()
 		}
-		return openai.ModelNotFound(x.request.Model)
+		return openai.ModelNotFound(asked)
 	}
 	c := x.call
-	c.Pool, c.Model = r.Pool, x.request.Model
-	if x.record != nil {
-		x.record.model = strings.Clone(x.request.Model)
+	if c.Pool = x.serving(r.Pool); c.Pool == nil {
+		return openai.NotServed(asked, x.endpoint.path)
 	}
+	if x.record != nil || x.endpoint.creates {
+		x.name(strings.Clone(asked))
+	}
+	c.Path, c.Model = x.endpoint.path, asked
 	if r.Model != "" {
 		c.Model = r.Model
+	}
+	switch {
+	case x.upload != nil:
+		x.upload.give(c, x.parts[:0], r.Model)
+	case r.Model != "":
 		c.Body = x.request.Splice(x.parts[:0], ctx.Request.Body(), r.Model)
-	} else {
+	default:
 		c.Body = append(x.parts[:0], ctx.Request.Body())
 	}
+	if id := x.request.PreviousResponseID; id != "" && x.endpoint.creates {
+		return x.find(id)
+	}
 	return nil
+}
+
+// serving is the part of a pool that has the endpoint, or another of its path.
+func (x *Exchange) serving(p *route.Pool) *route.Pool {
+	for e := x.endpoint; e != nil; e = e.other {
+		if s := p.Serving(e.surface); s != nil {
+			x.endpoint = e
+			return s
+		}
+	}
+	return nil
+}
+
+// name keeps the model's name for after the request.
+func (x *Exchange) name(model string) {
+	x.asked = model
+	if x.record != nil {
+		x.record.model = model
+	}
 }
 
 // open gets an answer from a backend. From here on the engine works for this
 // client, so its leaving is watched.
 func (x *Exchange) open(ctx *fasthttp.RequestCtx) *forward.Failure {
-	c := x.call
-	c.Path, c.Native = x.endpoint.path, x.endpoint.native
+	c, e := x.call, x.endpoint
+	c.Method, c.Shape, c.Native = e.method, e.shape(), e.api == apiTGI
 	c.Region = x.region(ctx)
 	c.ID, c.Start = x.id[:], x.start
 	c.Header = x.upstreamHeader(&ctx.Request.Header)
 	if x.conn != nil && x.conn.Watch(x.left) {
 		c.Interrupt(forward.ClientLeft)
 	}
+	x.startPings(ctx)
 	fail := x.view.Forwarder.Open(c)
 	// Nothing is sent again, and a stream may be long: what points into the
 	// body is let go with it.
-	c.Body, c.Model, x.request.Model = nil, "", ""
+	c.Body, c.Upload, c.Model, x.request.Model, x.request.PreviousResponseID = nil, nil, "", "", ""
 	clear(x.parts[:])
+	x.upload.close()
 	ctx.Request.ResetBody()
 	return fail
 }
@@ -135,7 +184,14 @@ var past = time.Unix(1, 0)
 // relay sets the answer's head and leaves its body to the second half.
 func (x *Exchange) relay(ctx *fasthttp.RequestCtx) {
 	c := x.call
+	if x.pinged() && !c.SSE() {
+		x.failStream(ctx, c.Refusal())
+		return
+	}
 	x.status = c.Status()
+	if x.endpoint.api == apiResponses {
+		x.settle()
+	}
 	h := &ctx.Response.Header
 	h.SetStatusCode(x.status)
 	x.setHeader(h)
@@ -144,14 +200,16 @@ func (x *Exchange) relay(ctx *fasthttp.RequestCtx) {
 	}
 	c.Fields(h.SetBytesKV)
 	if c.SSE() {
-		h.SetCanonical(cacheControl, noCache)
-		h.SetCanonical(xAccelBuffering, no)
+		setStreaming(h)
 	}
 	if x.status == fasthttp.StatusNoContent {
 		x.complete = c.Relay(io.Discard) == nil // the server writes no body for it
 		return
 	}
 	x.relayed = true
+	if !c.SSE() {
+		x.ping.stop()
+	}
 	if c.Length() < 0 {
 		x.takeOver(ctx)
 		return
@@ -196,6 +254,9 @@ func (x *Exchange) relayAll() (err error) {
 		}
 		x.complete = err == nil
 	}()
+	if x.broke != nil {
+		return x.call.End(x, x.endpoint.appendErrorEvent(nil, x.broke))
+	}
 	err = x.call.Relay(x)
 	if errors.Is(err, forward.ErrBroken) && x.call.SSE() {
 		err = x.endStream(err)
@@ -206,6 +267,13 @@ func (x *Exchange) relayAll() (err error) {
 // Write passes one read of the upstream on to the client, the first one behind
 // the head of a stream.
 func (x *Exchange) Write(p []byte) (int, error) {
+	if x.created != nil {
+		x.learn(p)
+	}
+	if x.ping != nil {
+		x.ping.mu.Lock()
+		defer x.ping.wrote(x.call)
+	}
 	if x.head != nil {
 		return len(p), x.writeHead(p)
 	}
@@ -251,10 +319,12 @@ func (x *Exchange) finish() {
 		return
 	}
 	x.finished = true
+	x.ping.stop()
 	if x.conn != nil {
 		x.conn.Unwatch() // after this nobody interrupts the call
 	}
 	x.call.Close()
+	x.upload.close()
 	x.account(time.Now())
 	x.gateway.recycle(x)
 }

@@ -21,8 +21,10 @@ func (x *Exchange) takeOver(ctx *fasthttp.RequestCtx) {
 	if !x.again {
 		h.SetConnectionClose()
 	}
-	x.head = heads.Get().(*[]byte)
-	*x.head = appendStreamHead((*x.head)[:0], h, x.call.Chunked)
+	if !x.began {
+		x.head = heads.Get().(*[]byte)
+		*x.head = appendStreamHead((*x.head)[:0], h, x.call.Chunked)
+	}
 	ctx.HijackSetNoResponse(true)
 	ctx.Hijack(x.taken)
 }
@@ -77,7 +79,7 @@ func release(c net.Conn) net.Conn {
 	}
 	_ = bare.SetReadDeadline(time.Time{}) // as above
 	if len(rest) > 0 {
-		return &rewound{bare, rest}
+		return &rewound{Conn: bare, rest: rest}
 	}
 	return bare
 }
@@ -86,7 +88,8 @@ func release(c net.Conn) net.Conn {
 // early.
 type rewound struct {
 	net.Conn
-	rest []byte
+	rest   []byte
+	upload *upload // the body of the request that rest begins with
 }
 
 func (r *rewound) Read(p []byte) (int, error) {

@@ -1,0 +1,109 @@
+package gateway
+
+import (
+	"strings"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/llmproxy/llmproxy/pkg/openai"
+	"github.com/llmproxy/llmproxy/pkg/route"
+)
+
+// An engine keeps the responses that it made, and no other has them: what names
+// one goes where it was made.
+
+// maxHomes bounds the responses whose home is remembered. Beyond it, and after
+// a restart, the backends are asked in turn.
+const maxHomes = 1 << 16
+
+// find sends the call to the backend that has the response.
+func (x *Exchange) find(id string) *openai.Error {
+	x.stored = strings.Clone(id)
+	home, ok := x.gateway.homes.Get(id)
+	if !ok {
+		x.call.Search = len(x.call.Pool.Backends()) > 1
+		return nil
+	}
+	b := x.view.Table.Of(home.State)
+	if b == nil || !b.Usable() {
+		return openai.ResponseNotFound(id)
+	}
+	x.call.Pin = b
+	return nil
+}
+
+// resolveStored is resolve for a request that names a response in its path.
+func (x *Exchange) resolveStored(ctx *fasthttp.RequestCtx) *openai.Error {
+	e, c := x.endpoint, x.call
+	id, _ := ctx.UserValue("id").(string)
+	query := ctx.URI().QueryString()
+	if !isID(id) || !printable(query) {
+		return openai.ResponseNotFound(id)
+	}
+	pool := x.view.Table.Everything()
+	if home, ok := x.gateway.homes.Get(id); ok {
+		if r, ok := x.view.Table.Resolve(home.Model); ok {
+			pool = r.Pool
+		}
+		x.name(home.Model)
+	}
+	if c.Pool = pool.Serving(e.surface); c.Pool == nil {
+		return openai.NotServed("", e.path)
+	}
+	c.Path = strings.Replace(e.path, "{id}", id, 1)
+	if len(query) > 0 {
+		c.Path += "?" + string(query)
+	}
+	return x.find(id)
+}
+
+// isID tells whether s can be a response's id: engines make them of a prefix and
+// a UUID.
+func isID(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !('a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' || c == '_' || c == '-' || c == '.' || c == ':') {
+			return false
+		}
+	}
+	return 0 < len(s) && len(s) <= 512 && s != "." && s != ".."
+}
+
+// printable tells whether b may stand in a request line.
+func printable(b []byte) bool {
+	for _, c := range b {
+		if c <= ' ' || c >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// settle remembers where the response is, once its backend has answered for it.
+func (x *Exchange) settle() {
+	c, g := x.call, x.gateway
+	if c.Status() >= 300 || c.Backend == nil {
+		return
+	}
+	switch {
+	case x.endpoint.method == fasthttp.MethodDelete:
+		g.homes.Delete(x.stored)
+	case c.Search && x.stored != "":
+		g.homes.Put(x.stored, route.Home{State: c.Backend.State, Model: x.asked})
+	}
+	if x.endpoint.creates {
+		x.created = new(openai.ResponseID)
+	}
+}
+
+// learn looks for the id of a new response in its answer, before the client can
+// know it.
+func (x *Exchange) learn(p []byte) {
+	if !x.created.Scan(p) {
+		return
+	}
+	if id := x.created.ID(); id != "" {
+		x.gateway.homes.Put(id, route.Home{State: x.call.Backend.State, Model: x.asked})
+	}
+	x.created = nil
+}
