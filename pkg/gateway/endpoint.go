@@ -155,15 +155,15 @@ func (e *endpoint) appendError(dst []byte, err *openai.Error) []byte {
 	return err.Append(dst)
 }
 
-// appendErrorEvent is the same for a stream that has begun.
-func (e *endpoint) appendErrorEvent(dst []byte, err *openai.Error) []byte {
+// appendErrorEvent is the same for a stream that has had so many events.
+func (e *endpoint) appendErrorEvent(dst []byte, err *openai.Error, events int) []byte {
 	switch e.api {
 	case apiTGI:
 		return err.AppendTGIEvent(dst)
 	case apiAnthropic:
 		return err.AppendAnthropicEvent(dst)
 	case apiResponses:
-		return err.AppendResponsesEvent(dst)
+		return err.AppendResponsesEvent(dst, events)
 	}
 	return err.AppendEvent(dst)
 }

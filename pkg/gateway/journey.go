@@ -255,7 +255,7 @@ func (x *Exchange) relayAll() (err error) {
 		x.complete = err == nil
 	}()
 	if x.broke != nil {
-		return x.call.End(x, x.endpoint.appendErrorEvent(nil, x.broke))
+		return x.call.End(x, x.endpoint.appendErrorEvent(nil, x.broke, 0))
 	}
 	err = x.call.Relay(x)
 	if errors.Is(err, forward.ErrBroken) && x.call.SSE() {
@@ -291,7 +291,7 @@ func (x *Exchange) endStream(broken error) error {
 		if !c.Events.AtBoundary() {
 			b = append(b, "\n\n"...)
 		}
-		b = x.endpoint.appendErrorEvent(b, brokenError(broken))
+		b = x.endpoint.appendErrorEvent(b, brokenError(broken), c.Events.Count)
 	}
 	return c.End(x, b)
 }

@@ -129,10 +129,12 @@ func (e *Error) anthropicType() string {
 // AppendResponsesEvent appends the error as one event of a Responses stream, which
 // no terminal event follows. The fields beside "type" are those of the documented
 // error event; OpenAI's SDKs raise an error only for an "error" that is an object.
-// The sequence_number, which clients require and none orders by here, is always 0.
+// sequence is the event's number: that of the events before it, from 0 on.
 // https://platform.openai.com/docs/api-reference/responses-streaming/error
-func (e *Error) AppendResponsesEvent(dst []byte) []byte {
-	dst = append(dst, "event: error\ndata: "+`{"type":"error","sequence_number":0,"code":`...)
+func (e *Error) AppendResponsesEvent(dst []byte, sequence int) []byte {
+	dst = append(dst, "event: error\ndata: "+`{"type":"error","sequence_number":`...)
+	dst = strconv.AppendInt(dst, int64(sequence), 10)
+	dst = append(dst, `,"code":`...)
 	dst = appendStringOrNull(dst, e.Code)
 	dst = append(dst, `,"message":`...)
 	dst = appendString(dst, e.Message)

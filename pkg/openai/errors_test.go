@@ -113,10 +113,10 @@ func TestAnthropicErrors(t *testing.T) {
 func TestResponsesErrorEvent(t *testing.T) {
 	err := &Error{Status: 400, Message: "a\nb", Type: "invalid_request_error", Param: "input"}
 	want := `xevent: error
-data: {"type":"error","sequence_number":0,"code":null,"message":"a\nb","param":"input","error":{"message":"a\nb","type":"invalid_request_error","param":"input","code":null}}
+data: {"type":"error","sequence_number":7,"code":null,"message":"a\nb","param":"input","error":{"message":"a\nb","type":"invalid_request_error","param":"input","code":null}}
 
 `
-	got := err.AppendResponsesEvent([]byte("x"))
+	got := err.AppendResponsesEvent([]byte("x"), 7)
 	if string(got) != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
