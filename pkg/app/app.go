@@ -4,7 +4,6 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,11 +41,14 @@ type App struct {
 	gateway  *gateway.Gateway
 	listener *listener.Listener
 	server   *fasthttp.Server
-	serving  sync.WaitGroup
+	serving  sync.WaitGroup // accepting connections
 	hangups  *forward.Hangups
+
+	certificates *certificates // nil without TLS
 
 	metrics         *fasthttp.Server // on a listener of its own, nil without
 	metricsListener *listener.Listener
+	scraping        sync.WaitGroup
 
 	mu     sync.Mutex // one reload at a time
 	config *config.Config
@@ -88,96 +90,6 @@ func (e *UnsupportedError) Error() string {
 	return fmt.Sprintf("this build cannot serve %d setting(s) of the configuration", len(e.Settings))
 }
 
-func (a *App) listen(c *config.Config) error {
-	o := listener.Options{
-		MaxConns:      c.Server.MaxConnections,
-		MaxConnsPerIP: c.Server.MaxConnectionsPerIP,
-		WriteTimeout:  time.Duration(c.Server.WriteTimeout),
-		UserTimeout:   userTimeout(time.Duration(c.Server.WriteTimeout)),
-		Logf:          func(format string, args ...any) { a.log.Warn(fmt.Sprintf(format, args...)) },
-	}
-	var err error
-	if a.options.Listener != nil {
-		a.listener, err = listener.New(a.options.Listener, o)
-	} else {
-		a.listener, err = listener.Listen("tcp", c.Listen, o)
-	}
-	if err != nil {
-		return err
-	}
-	var ln net.Listener = a.listener
-	if c.TLS.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(c.TLS.CertFile, c.TLS.KeyFile)
-		if err != nil {
-			a.listener.Close()
-			return fmt.Errorf("cannot load tls.cert_file %s with tls.key_file %s: %w", c.TLS.CertFile, c.TLS.KeyFile, err)
-		}
-		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
-	}
-	a.server = a.gateway.Server(gateway.Limits{
-		MaxHeader:     int(c.Server.MaxHeaderSize),
-		HeaderTimeout: time.Duration(c.Server.HeaderTimeout),
-		IdleTimeout:   time.Duration(c.Server.IdleTimeout),
-	})
-	a.registerConnections()
-	if err := a.listenMetrics(c); err != nil {
-		a.listener.Close()
-		return err
-	}
-	a.serve(a.server, ln)
-	return nil
-}
-
-// userTimeout is how long the kernel may wait for a client's acknowledgement.
-// It also ends a client that keeps its window shut, so it must not be shorter
-// than server.write_timeout.
-func userTimeout(write time.Duration) time.Duration {
-	if write == 0 {
-		return -1 // the kernel's own, a quarter of an hour
-	}
-	return max(write, 30*time.Second)
-}
-
-// listenMetrics gives the metrics their own port when the configuration names
-// one.
-func (a *App) listenMetrics(c *config.Config) error {
-	if !c.Metrics.Enabled || c.Metrics.Listen == "" {
-		return nil
-	}
-	ln, err := listener.Listen("tcp", c.Metrics.Listen, listener.Options{WriteTimeout: scrapeTimeout})
-	if err != nil {
-		return fmt.Errorf("cannot listen on metrics.listen: %w", err)
-	}
-	path := c.Metrics.Path
-	a.metrics = &fasthttp.Server{
-		NoDefaultServerHeader: true,
-		ReadTimeout:           scrapeTimeout,
-		Logger:                slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
-		Handler: func(ctx *fasthttp.RequestCtx) {
-			if string(ctx.Path()) != path {
-				ctx.Error("the metrics are at "+path+"\n", fasthttp.StatusNotFound)
-				return
-			}
-			a.gateway.Metrics(ctx)
-		},
-	}
-	a.metricsListener = ln
-	a.serve(a.metrics, ln)
-	return nil
-}
-
-// scrapeTimeout is how long a scraper may be silent.
-const scrapeTimeout = 10 * time.Second
-
-// serve runs a server until its listener is closed.
-func (a *App) serve(s *fasthttp.Server, ln net.Listener) {
-	a.serving.Go(func() {
-		if err := s.Serve(ln); err != nil && !errors.Is(err, net.ErrClosed) {
-			a.log.Error("the server ended", "address", ln.Addr().String(), "error", err)
-		}
-	})
-}
-
 // Addr is where the gateway listens.
 func (a *App) Addr() net.Addr { return a.listener.Addr() }
 
@@ -195,12 +107,19 @@ func (a *App) Reload(c *config.Config) error {
 	if pending := c.Pending(); len(pending) > 0 {
 		return &UnsupportedError{Settings: pending}
 	}
+	secured, err := a.readTLS(c)
+	if err != nil {
+		return err
+	}
 	next, err := a.build(c, a.now)
 	if err != nil {
 		return err
 	}
 	for _, key := range needRestart(a.config, c) {
 		a.log.Warn("this setting takes effect after a restart", "key", key)
+	}
+	if secured != nil {
+		a.certificates.use(c.TLS, secured)
 	}
 	a.gateway.SetView(next.view)
 	a.now.checker.Close() // its last word must not come after the next one's first
@@ -209,6 +128,15 @@ func (a *App) Reload(c *config.Config) error {
 	a.now, a.config = next, c
 	a.setAccessLog(c.Log.Access)
 	return nil
+}
+
+// readTLS reads the files of the main listener's certificate anew; nil when TLS
+// is off, before or after.
+func (a *App) readTLS(c *config.Config) (*secrets, error) {
+	if a.certificates == nil || c.TLS.CertFile == "" {
+		return nil, nil
+	}
+	return readSecrets(c.TLS)
 }
 
 // ReloadFailed counts a configuration that could not be put in force.
@@ -242,7 +170,8 @@ func needRestart(old, new *config.Config) []string {
 		differs bool
 	}{
 		{"listen", old.Listen != new.Listen},
-		{"tls", old.TLS != new.TLS},
+		{"listen_mode", old.ListenMode != new.ListenMode},
+		{"tls", (old.TLS.CertFile == "") != (new.TLS.CertFile == "")},
 		{"server.max_header_size", old.Server.MaxHeaderSize != new.Server.MaxHeaderSize},
 		{"server.header_timeout", old.Server.HeaderTimeout != new.Server.HeaderTimeout},
 		{"server.idle_timeout", old.Server.IdleTimeout != new.Server.IdleTimeout},
@@ -279,11 +208,15 @@ func (a *App) Close() {
 		time.Sleep(d)
 	}
 	a.log.Info("draining", "open_connections", a.listener.Stats().Open)
+	// What was accepted is served, so nobody is missing when connections are
+	// counted below. What waits in the queue of a passed socket stays there.
+	_ = a.listener.Close()
+	a.serving.Wait()
 	ctx, cancel := context.WithCancel(context.Background())
 	var stopping sync.WaitGroup
-	// It closes the listener and idle connections, and goes on closing them,
-	// until ctx ends. What it waits for is no measure: it does not know the
-	// connections of streams, nor those idle after one.
+	// It closes idle connections, and goes on closing them, until ctx ends.
+	// What it waits for is no measure: it does not know the connections of
+	// streams, nor those idle after one.
 	stopping.Go(func() { _ = a.server.ShutdownWithContext(ctx) })
 	a.listener.CloseIdle()
 	if !a.drained(time.Duration(s.ShutdownTimeout)) {
@@ -293,11 +226,13 @@ func (a *App) Close() {
 	}
 	cancel()
 	stopping.Wait()
-	_ = a.listener.Close() // in case Serve had not begun
+	if a.certificates != nil {
+		a.certificates.close()
+	}
 	if a.metrics != nil {
 		_ = a.metricsListener.Close() // a scrape cut short is no loss
 	}
-	a.serving.Wait()
+	a.scraping.Wait()
 	a.now.close()
 	a.hangups.Close()
 	if a.access != nil {

@@ -61,10 +61,16 @@ type process struct {
 	ended  chan struct{}
 }
 
-// startProcess runs a command until the test ends.
+// startProcess runs a program until the test ends.
 func startProcess(t testing.TB, path string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(path, args...), ended: make(chan struct{})}
+	return startCommand(t, exec.Command(path, args...))
+}
+
+// startCommand runs a command until the test ends.
+func startCommand(t testing.TB, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -76,7 +82,7 @@ func startProcess(t testing.TB, path string, args ...string) *process {
 	t.Cleanup(func() {
 		p.kill()
 		if t.Failed() {
-			t.Logf("%s said:\n%s", filepath.Base(path), p.output.String())
+			t.Logf("%s said:\n%s", filepath.Base(cmd.Path), p.output.String())
 		}
 	})
 	return p

@@ -21,25 +21,35 @@ const settle = 200 * time.Millisecond
 // that is replaced, or removed and written anew, is still followed; so are
 // symbolic links, such as those that a Kubernetes ConfigMap swaps.
 func WatchFile(ctx context.Context, path string, log *slog.Logger, changed func()) error {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return err
-	}
+	return watchFiles(ctx, []string{path}, log, changed)
+}
+
+// watchFiles is WatchFile for files that change together: changed is called once
+// all of them have settled.
+func watchFiles(ctx context.Context, paths []string, log *slog.Logger, changed func()) error {
 	fw, err := fsnotify.NewWatcher()
 	if err != nil {
 		return err
 	}
-	w := &watch{Watcher: fw, path: path, log: log}
+	w := &watch{Watcher: fw, log: log}
+	for _, path := range paths {
+		path, err := filepath.Abs(path)
+		if err != nil {
+			fw.Close()
+			return err
+		}
+		w.paths = append(w.paths, path)
+	}
 	w.follow()
 	go w.run(ctx, changed)
 	return nil
 }
 
-// watch follows one file.
+// watch follows files.
 type watch struct {
 	*fsnotify.Watcher
-	path  string
-	names map[string]bool // a change of one may be a change of the file
+	paths []string
+	names map[string]bool // a change of one may be a change of a file
 	log   *slog.Logger
 }
 
@@ -61,7 +71,7 @@ func (w *watch) run(ctx context.Context, changed func()) {
 			if !ok {
 				return
 			}
-			w.log.Warn("cannot watch the configuration file; SIGHUP still works", "error", err)
+			w.log.Warn("cannot watch files for changes; SIGHUP still works", "files", w.paths, "error", err)
 		case <-timer:
 			timer = nil
 			if w.follow() {
@@ -71,14 +81,17 @@ func (w *watch) run(ctx context.Context, changed func()) {
 	}
 }
 
-// follow watches the directories that path leads through now, and no others.
-// It tells whether there is a file at the end.
+// follow watches the directories that the paths lead through now, and no others.
+// It tells whether there is a file at the end of any.
 func (w *watch) follow() (found bool) {
 	var names []string
 	watched := map[string]bool{}
 	for grown := true; grown; { // a link may be swapped before its directory is watched
-		grown = false
-		names, found = trail(w.path)
+		grown, found, names = false, false, nil
+		for _, path := range w.paths {
+			way, there := trail(path)
+			names, found = append(names, way...), found || there
+		}
 		for _, name := range names {
 			dir := filepath.Dir(name)
 			if watched[dir] {
@@ -86,7 +99,7 @@ func (w *watch) follow() (found bool) {
 			}
 			watched[dir], grown = true, true
 			if err := w.Add(dir); err != nil {
-				w.log.Warn("cannot watch a directory of the configuration file; SIGHUP still works", "directory", dir, "error", err)
+				w.log.Warn("cannot watch a directory for changes; SIGHUP still works", "files", w.paths, "directory", dir, "error", err)
 			}
 		}
 	}

@@ -24,6 +24,8 @@ const (
 // out of descriptors, the last one serves to close new connections at once, so
 // that clients are refused rather than kept waiting.
 func (l *Listener) Accept() (net.Conn, error) {
+	l.away.Store(0)
+	defer func() { l.away.Store(time.Now().UnixNano()) }()
 	backoff := minBackoff
 	for {
 		nc, err := l.ln.Accept()
@@ -49,6 +51,16 @@ func (l *Listener) Accept() (net.Conn, error) {
 			backoff = min(2*backoff, maxBackoff)
 		}
 	}
+}
+
+// Away is for how long nobody has waited for connections: the time since Accept
+// returned, if it has not been called again. It is 0 once the listener is closed.
+func (l *Listener) Away() time.Duration {
+	since := l.away.Load()
+	if since == 0 || l.isClosed() {
+		return 0
+	}
+	return time.Since(time.Unix(0, since))
 }
 
 // receive makes an accepted connection ours, or refuses it and returns nil.

@@ -10,11 +10,10 @@ package listener
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,6 +46,10 @@ type Options struct {
 	// to a client that keeps its receive window shut.
 	UserTimeout time.Duration
 
+	// SocketMode is the mode of the file of a unix socket that Listen makes,
+	// who may connect; 0 = what the process's umask leaves.
+	SocketMode fs.FileMode
+
 	// Logf reports faults of accepting, at most one line in ten seconds;
 	// nil = silent.
 	Logf func(format string, args ...any)
@@ -72,6 +75,7 @@ type Listener struct {
 	reserve reserve
 	faults  throttle
 
+	away        atomic.Int64 // unix nanoseconds of Accept's last return; 0 = it runs
 	interrupted atomic.Bool
 	idleOver    atomic.Bool // CloseIdle was called
 
@@ -90,24 +94,21 @@ type Listener struct {
 
 // Listen listens on a TCP address (dual stack when the host is empty) or, with
 // network "unix" or an address "unix:/path", on a unix socket. A socket file
-// that nobody listens on any more is replaced.
+// that nobody listens on any more is replaced, one that somebody does is an
+// error; Close removes the file.
 func Listen(network, addr string, o Options) (*Listener, error) {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		network, addr = "unix", path
 	}
-	lc := net.ListenConfig{KeepAlive: -1} // set per connection, see Conn
-	// Go listens with Multipath TCP by default; its sockets report the end of
-	// a connection differently.
-	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(context.Background(), network, addr)
-	if network == "unix" && errors.Is(err, syscall.EADDRINUSE) && abandoned(addr) {
-		if err := os.Remove(addr); err != nil {
-			return nil, fmt.Errorf("cannot replace the abandoned socket %s: %w", addr, err)
-		}
-		ln, err = lc.Listen(context.Background(), network, addr)
+	var ln net.Listener
+	var err error
+	if network == "unix" {
+		ln, err = listenUnix(addr, o.SocketMode)
+	} else {
+		ln, err = openTCP(network, addr)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen: %w", err)
+		return nil, err
 	}
 	l, err := New(ln, o)
 	if err != nil {
@@ -117,14 +118,16 @@ func Listen(network, addr string, o Options) (*Listener, error) {
 	return l, nil
 }
 
-// abandoned tells whether nobody listens behind the unix socket file at path.
-func abandoned(path string) bool {
-	c, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		c.Close()
-		return false
+func openTCP(network, addr string) (net.Listener, error) {
+	lc := net.ListenConfig{KeepAlive: -1} // set per connection, see Conn
+	// Go listens with Multipath TCP by default; its sockets report the end of
+	// a connection differently.
+	lc.SetMultipathTCP(false)
+	ln, err := lc.Listen(context.Background(), network, addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen: %w", err)
 	}
-	return errors.Is(err, syscall.ECONNREFUSED)
+	return ln, nil
 }
 
 // New wraps ln, which it closes with itself. It fails when ln is a socket and
@@ -235,10 +238,6 @@ func (l *Listener) enter(nc net.Conn) *Conn {
 	l.mu.Lock()
 	var refused *atomic.Int64
 	switch {
-	case l.closed:
-		l.mu.Unlock()
-		nc.Close()
-		return nil
 	case l.opts.MaxConns > 0 && len(l.conns) >= l.opts.MaxConns:
 		refused = &l.refusedMaxConns
 	case l.opts.MaxConnsPerIP > 0 && c.ip.IsValid() && l.perIP[c.ip] >= l.opts.MaxConnsPerIP:

@@ -12,7 +12,6 @@ import (
 	"net"
 	"path/filepath"
 	"runtime"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -141,27 +140,6 @@ func TestDualStackIsOneListener(t *testing.T) {
 		}
 		c.Close()
 	}
-}
-
-func TestUnixSocketFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l, err := Listen("unix", path, Options{}); !errors.Is(err, syscall.EADDRINUSE) {
-		if err == nil {
-			l.Close()
-		}
-		t.Fatalf("took over a socket in use: %v", err)
-	}
-	ln.(*net.UnixListener).SetUnlinkOnClose(false) // as after kill -9
-	ln.Close()
-	l, err := Listen("unix", path, Options{})
-	if err != nil {
-		t.Fatalf("did not replace the file that a killed process left: %v", err)
-	}
-	l.Close()
 }
 
 func TestFromConn(t *testing.T) {
