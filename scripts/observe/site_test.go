@@ -1,0 +1,211 @@
+package observe_test
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/llmproxy/llmproxy/pkg/apptest"
+	"github.com/llmproxy/llmproxy/pkg/mockvllm"
+)
+
+// site is a gateway on which everything happens that a metric counts, as far
+// as it can be made to happen from outside.
+type site struct {
+	gateway *apptest.Gateway
+	metrics string // address of the metrics
+	client  *http.Client
+}
+
+// gatewayConfig takes the address of the metrics and the files of the
+// certificate. The limit of connections is for a flood from another address.
+const gatewayConfig = `metrics: {listen: %q}
+tls: {cert_file: %q, key_file: %q}
+server: {max_connections_per_ip: 64}
+health_check: {interval: 100ms}
+`
+
+// startSite runs the gateway in front of three engines, one of which is killed
+// once it has answered. Trouble goes on until the test ends.
+func startSite(t *testing.T) *site {
+	t.Helper()
+	metrics.ExposeMetadata(true) // as cmd/llmproxy does
+	var engines []*apptest.Engine
+	for _, name := range []string{"a", "b", "c"} {
+		engines = append(engines, apptest.StartEngine(t, mockvllm.Options{Name: name, StepBase: 2 * time.Millisecond}))
+	}
+	s := &site{metrics: freeAddr(t)}
+	cert, key := s.certificate(t)
+	yaml := fmt.Sprintf(gatewayConfig, s.metrics, cert, key)
+	s.gateway = apptest.Start(t, yaml, engines...)
+	apptest.Eventually(t, "each engine has answered", func() bool {
+		s.ask(t.Context(), chat(""), nil)
+		return s.gateway.Metric(`llmproxy_attempts_total{backend="e2",outcome="ok"}`) > 0
+	})
+	if err := s.gateway.Reload(apptest.Config(t, yaml, engines...)); err != nil {
+		t.Fatal(err)
+	}
+	s.gateway.Reloaded()
+	s.gateway.ReloadFailed()
+	_ = engines[2].Close()
+	s.trouble(t)
+	for _, series := range happens {
+		apptest.Eventually(t, series, func() bool { return s.gateway.Metric(series) > 0 })
+	}
+	return s
+}
+
+// happens is what trouble does.
+var happens = []string{
+	`llmproxy_requests_total{model="*",backend="e0",status="200"}`,
+	`llmproxy_requests_total{model="*",backend="e0",status="500"}`,
+	`llmproxy_attempts_total{backend="e0",outcome="broken"}`,
+	`llmproxy_backend_ejections_total{backend="e0"}`,
+	`llmproxy_retries_total`,
+	`llmproxy_retries_denied_total`,
+	`llmproxy_client_aborts_total{phase="waiting"}`,
+	`llmproxy_client_aborts_total{phase="streaming"}`,
+	`llmproxy_connections_refused_total{reason="max_connections_per_ip"}`,
+	`llmproxy_config_reloads_total{result="error"}`,
+}
+
+// certificate writes one for 127.0.0.1, which the site's client trusts.
+func (s *site) certificate(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	srv := httptest.NewTLSServer(nil)
+	defer srv.Close()
+	s.client = srv.Client()
+	pair := srv.TLS.Certificates[0]
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	writeFile(t, certFile, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]})))
+	writeFile(t, keyFile, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
+	return certFile, keyFile
+}
+
+// chat is the body of a chat request with more fields at its end.
+func chat(more string) string {
+	return `{"model":"mock-model","messages":[{"role":"user","content":"hi"}]` + more + `}`
+}
+
+// trouble keeps everything happening, each thing over and over, until the test
+// ends.
+func (s *site) trouble(t *testing.T) {
+	const stream = `,"stream":true`
+	readOne := func(body io.Reader) { _, _ = body.Read(make([]byte, 1)) }
+	again := func(n int, do func(ctx context.Context)) { repeat(t, n, do) }
+	for _, body := range []string{
+		chat(""), chat(stream), // answered
+		"{",                                      // 400
+		chat(`,"mock_fault":"500-json"`),         // 500
+		chat(stream + `,"mock_fault":"reset=3"`), // broken
+		chat(`,"mock_fault":{"fault":"503","engines":["a"]}`), // tried again
+	} {
+		again(1, func(ctx context.Context) { s.ask(ctx, body, nil) })
+	}
+	// More at once than the retry budget has room for.
+	again(8, func(ctx context.Context) { s.ask(ctx, chat(`,"mock_fault":"503"`), nil) })
+	again(1, func(ctx context.Context) { // gone while it waits
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Millisecond)
+		defer cancel()
+		s.ask(ctx, chat(`,"mock_prefill_ms":5000`), nil)
+	})
+	again(1, func(ctx context.Context) { // gone in mid-stream
+		s.ask(ctx, chat(stream+`,"mock_tokens":5000`), readOne)
+	})
+	again(1, func(context.Context) { s.flood(80) })
+}
+
+// repeat does a thing in n goroutines, with a little time in between, until
+// the test ends.
+func repeat(t *testing.T, n int, do func(ctx context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			tick := time.NewTicker(50 * time.Millisecond)
+			defer tick.Stop()
+			for ctx.Err() == nil {
+				do(ctx)
+				<-tick.C
+			}
+		})
+	}
+	t.Cleanup(func() { cancel(); all.Wait() })
+}
+
+// ask sends a chat and reads the answer, all of it unless read says otherwise.
+// What becomes of it is for the metrics to say.
+func (s *site) ask(ctx context.Context, body string, read func(io.Reader)) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.gateway.URL+"/v1/chat/completions", strings.NewReader(body))
+	if err != nil {
+		panic(err) // the URL is ours
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return
+	}
+	defer resp.Body.Close()
+	if read != nil {
+		read(resp.Body)
+		return
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+}
+
+// flood opens n connections at once from an address that nobody else uses.
+func (s *site) flood(n int) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, Timeout: time.Second}
+	for range n {
+		c, err := d.Dial("tcp", s.gateway.Addr)
+		if err != nil {
+			return
+		}
+		defer c.Close()
+	}
+}
+
+// freeAddr is a loopback address that a program may listen on a little later.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func writeFile(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
