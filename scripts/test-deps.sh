@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is not there yet: a C compiler for the race
-# detector, uvicorn and FastAPI with what vLLM runs them on, Node 18 or later
-# with npm, and the packages of the Node tests.
+# detector, uvicorn and FastAPI with what vLLM runs them on, Node 20 or later
+# with npm, and the libraries that the tests are users of, for Node and Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-sdk=pkg/app/testdata/sdk-node
+node=pkg/app/testdata/sdk-node
+python=pkg/app/testdata/sdk-python
 
 missing=()
 need() { # package, then a command that succeeds when it is not needed
 	"${@:2}" >/dev/null 2>&1 || missing+=("$1")
 }
-node18() { [ "$(node -p 'parseInt(process.versions.node)')" -ge 18 ]; }
+node20() { [ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ]; }
 
 need gcc sh -c 'command -v cc'
 need libc6-dev sh -c 'echo "#include <stdlib.h>" | cc -E -'
@@ -19,13 +20,25 @@ need python3-uvicorn /usr/bin/python3 -c 'import uvicorn'
 need python3-fastapi /usr/bin/python3 -c 'import fastapi'
 need python3-httptools /usr/bin/python3 -c 'import httptools'
 need python3-uvloop /usr/bin/python3 -c 'import uvloop'
-need nodejs node18
+need python3-venv /usr/bin/python3 -c 'import ensurepip'
+need nodejs node20
 need npm sh -c 'command -v npm'
+# To check what configs/ has for them. Neither is to run as a service.
+need prometheus promtool --version
+need victoria-metrics vmalert -version
 
 [ ${#missing[@]} = 0 ] || scripts/apt.sh "${missing[@]}"
 
-# npm ci starts from nothing each time: only when the lock file has changed.
-if [ -f $sdk/package-lock.json ] && ! cmp -s $sdk/package-lock.json $sdk/node_modules/.installed; then
-	echo "installing the packages of $sdk"
-	(cd $sdk && npm ci --silent --no-audit --no-fund </dev/null && cp package-lock.json node_modules/.installed)
+node20 || { echo "the tests need Node 20 or later, which Debian has since 13" >&2; exit 1; }
+
+# Both start from nothing each time: only when the lock file has changed.
+if ! cmp -s $node/package-lock.json $node/node_modules/.installed; then
+	echo "installing the packages of $node"
+	(cd $node && npm ci --silent --no-audit --no-fund </dev/null && cp package-lock.json node_modules/.installed)
+fi
+if ! cmp -s $python/requirements.txt $python/venv/.installed; then
+	echo "installing the packages of $python"
+	/usr/bin/python3 -m venv --clear $python/venv
+	$python/venv/bin/pip install --quiet --no-deps --require-hashes -r $python/requirements.txt
+	cp $python/requirements.txt $python/venv/.installed
 fi

@@ -235,8 +235,12 @@ func TestPathsAndMethods(t *testing.T) {
 			if w.method == "HEAD" && body != "" {
 				t.Errorf("a HEAD has a body: %q", body)
 			}
-			if w.status >= 400 && w.method != "HEAD" && !strings.HasPrefix(body, `{"error":{"message":"`) {
-				t.Errorf("not an OpenAI error: %s", body)
+			shape := `{"error":{"message":"`
+			if strings.HasPrefix(w.path, "/v1/messages") {
+				shape = `{"type":"error","error":{"type":"`
+			}
+			if w.status >= 400 && w.method != "HEAD" && !strings.HasPrefix(body, shape) {
+				t.Errorf("not an error of its SDK: %s", body)
 			}
 		})
 	}

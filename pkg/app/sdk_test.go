@@ -1,133 +1,128 @@
 package app_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"github.com/llmproxy/llmproxy/pkg/apptest"
-	"github.com/llmproxy/llmproxy/pkg/mockvllm"
 )
 
-// sdkSite is where a suite runs.
-type sdkSite struct {
-	base, tgi string // base URLs of the two dialects; the gateway has one for both
-	attempts  int    // that the engine sees of one request that fails each time
-	engine    *apptest.Engine
-	admin     string // URL of the engine's ledger and faults
+// sdkSuite is a program below testdata that uses a library in all the ways that
+// cases names, and prints what its user gets as one JSON object.
+type sdkSuite struct {
+	dir     string
+	command []string
+	cases   []sdkCase
+	here    bool                    // also behind the gateway in this process, where the race detector sees it
+	class   func(status int) string // of the errors; nil, or "": not looked at
 }
 
-// sdkSeats is how many answers the engine generates at once.
-const sdkSeats = 2
+// sdkCase is one use of a library.
+type sdkCase struct {
+	name string
+	want []string // texts of the engine's record, whose keys are sorted; ids and times are taken out
+	// Behind the gateway the record is the same, unless it says here why not
+	// and what it holds then.
+	differs string
+	gateway []string
+	some    bool // not every library shows the difference
+}
 
-// retryTag marks the requests that an engine refuses with "try again in 1 s".
+// retryTag marks the requests that the engines refuse at first with "try again
+// in 1 s".
 const retryTag = "retry-429"
 
-// runSDK runs a suite against the engine, behind the gateway in this process,
-// and behind the real program, and compares what the suite recorded.
-func runSDK(t *testing.T, suite func(*testing.T, sdkSite) map[string]any) {
-	var direct map[string]string
-	for _, pass := range []struct {
-		name  string
-		start func(t *testing.T, yaml string) (url string, nothingLeft func())
-	}{
-		{"engine", nil},
-		{"gateway", runHere},
-		{"binary", runProgram},
-	} {
-		ok := t.Run(pass.name, func(t *testing.T) {
-			leavesNothing(t)
-			site, yaml := startSDKEngines(t)
-			nothingLeft := func() {}
-			if pass.start != nil {
-				var url string
-				url, nothingLeft = pass.start(t, yaml)
-				site.base, site.tgi, site.attempts = url+"/v1", url+"/v1", 3
-			}
-			record := canonical(t, suite(t, site))
-			compareRecords(t, record, direct)
-			if direct == nil {
-				direct = record
-			}
-			checkRetryWait(t, site)
-			nothingLeft()
-			apptest.Eventually(t, "the engine has nothing to do", func() bool {
-				running, waiting, _ := site.engine.Load()
-				return running+waiting == 0
+// run runs the suite against an engine and behind the gateway, and compares what
+// it recorded.
+func (s *sdkSuite) run(t *testing.T) {
+	leavesNothing(t)
+	passes := []string{"engine", "binary"}
+	if s.here {
+		passes = append(passes, "gateway")
+	}
+	records := make([]map[string]string, len(passes))
+	t.Run("passes", func(t *testing.T) { // ends with the last of them
+		for i, pass := range passes {
+			t.Run(pass, func(t *testing.T) {
+				t.Parallel()
+				site := startSDKSite(t, pass)
+				records[i] = canonical(t, s.ask(t, site))
+				site.checkRetryWait(t)
+				site.nothingLeft()
 			})
-		})
-		if !ok && pass.start == nil {
-			return // nothing to compare with
 		}
-	}
-}
-
-func startSDKEngines(t *testing.T) (sdkSite, string) {
-	engine := apptest.StartEngine(t, mockvllm.Options{
-		Name: "vllm", Models: []string{"mock-model", "org/mock-model"}, MaxNumSeqs: sdkSeats,
 	})
-	tgi := apptest.StartEngine(t, mockvllm.Options{Name: "tgi", Models: []string{"tgi-model"}, Dialect: mockvllm.DialectTGI})
-	admin := httptest.NewServer(engine.Admin())
-	t.Cleanup(admin.Close)
-	yaml := fmt.Sprintf(`
-server: {max_body_size: 1MiB}
-routing: {retry: {max_retries: 2, initial_wait: 1ms, max_wait: 5ms}}
-backends:
-  - {url: %q, name: vllm, models: [mock-model, org/*], keep_alive: 200ms}
-  - {url: %q, name: tgi, models: [tgi-model], engine: tgi, keep_alive: 200ms}
-`, engine.URL, tgi.URL)
-	return sdkSite{base: engine.URL + "/v1", tgi: tgi.URL + "/v1", attempts: 1, engine: engine, admin: admin.URL}, yaml
-}
-
-// runHere runs the gateway in this process, where the race detector sees it.
-func runHere(t *testing.T, yaml string) (url string, nothingLeft func()) {
-	g := apptest.Start(t, yaml)
-	return g.URL, func() { quiet(t, g) }
-}
-
-// runProgram runs the real program.
-func runProgram(t *testing.T, yaml string) (url string, nothingLeft func()) {
-	g := startGateway(t, yaml)
-	base := g.footprint()
-	return g.url, func() {
-		// Not its goroutines: fasthttp keeps a worker for up to 20 s.
-		for _, backend := range []string{"vllm", "tgi"} {
-			g.until(fmt.Sprintf("llmproxy_requests_in_flight{backend=%q}", backend), is(0))
-		}
-		g.until("llmproxy_connections_open", is(1)) // which asks
-		g.until("process_open_fds", atMost(base.descriptors))
-		g.signal(syscall.SIGTERM)
-		if code := g.exit(); code != 0 {
-			t.Errorf("exit code %d", code)
-		}
+	for i, pass := range passes {
+		t.Run(pass, func(t *testing.T) {
+			if records[0] == nil || records[i] == nil {
+				t.Skip("nothing to compare: see above")
+			}
+			s.check(t, records[i], pass != "engine")
+			if pass != "engine" {
+				s.compare(t, records[i], records[0])
+			}
+		})
 	}
 }
 
-// compareRecords checks a record against the table, and against the engine's
-// own when there is one.
-func compareRecords(t *testing.T, record, direct map[string]string) {
+// ask runs the program.
+func (s *sdkSuite) ask(t *testing.T, site *sdkSite) map[string]any {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, s.command[0], s.command[1:]...)
+	cmd.Dir = filepath.Join("testdata", s.dir)
+	cmd.Env = append(os.Environ(), "BASE="+site.base, "TGI="+site.tgi, "STATUS="+site.status, "ADMIN="+site.admin,
+		fmt.Sprintf("SEATS=%d", sdkSeats))
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("the suite failed: %v\n%s", err, said.Bytes())
+	}
+	var record map[string]any
+	if err := json.Unmarshal(out, &record); err != nil {
+		t.Fatalf("the suite said no JSON: %v\n%s", err, out)
+	}
+	return record
+}
+
+// check holds a record to the table.
+func (s *sdkSuite) check(t *testing.T, record map[string]string, gateway bool) {
 	t.Helper()
 	names := []string{}
-	for _, c := range sdkCases {
+	for _, c := range s.cases {
 		names = append(names, c.name)
-		got, want := record[c.name], c.want
-		if direct != nil && c.differs != "" {
+		want := c.want
+		if gateway && c.differs != "" {
 			want = c.gateway
+		}
+		got := record[c.name]
+		if strings.Contains(got, `"thrown":`) {
+			t.Errorf("%s: %s", c.name, got)
+			continue
 		}
 		for _, text := range want {
 			if !strings.Contains(got, text) {
-				t.Errorf("%s: the SDK's user gets\n%s\nwithout %s", c.name, got, text)
+				t.Errorf("%s: the user gets\n%.2000s\nwithout %s", c.name, got, text)
 			}
 		}
-		if direct != nil && c.differs == "" && got != direct[c.name] {
-			t.Errorf("%s\nbehind the gateway: %s\n   from the engine: %s", c.name, got, direct[c.name])
+		for _, m := range errorPattern.FindAllStringSubmatch(got, -1) {
+			if s.class == nil {
+				continue
+			}
+			if class := s.class(atoi(t, m[2])); class != "" && class != m[1] {
+				t.Errorf("%s: status %s is a %s, want %s", c.name, m[2], m[1], class)
+			}
 		}
 	}
 	slices.Sort(names)
@@ -136,12 +131,40 @@ func compareRecords(t *testing.T, record, direct map[string]string) {
 	}
 }
 
+// compare holds a record behind the gateway to the engine's own.
+func (s *sdkSuite) compare(t *testing.T, got, direct map[string]string) {
+	t.Helper()
+	for _, c := range s.cases {
+		if strings.Contains(got[c.name]+direct[c.name], `"thrown":`) {
+			continue // see check
+		}
+		if same := got[c.name] == direct[c.name]; !same && c.differs == "" {
+			n := commonPrefix(got[c.name], direct[c.name])
+			t.Errorf("%s, from byte %d on\nbehind the gateway: %.1000s\n   from the engine: %.1000s", c.name, n, got[c.name][n:], direct[c.name][n:])
+		} else if same && c.differs != "" && !c.some {
+			t.Errorf("%s: no difference: %s", c.name, c.differs)
+		}
+	}
+}
+
+func commonPrefix(a, b string) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
 var (
-	idPattern   = regexp.MustCompile(`"(chatcmpl-tool|chatcmpl|cmpl|embd)-[^"]+"`)
-	timePattern = regexp.MustCompile(`"created":\d+`)
+	errorPattern = regexp.MustCompile(`"class":"(\w+)"[^{}]*"status":(\d+)`)
+	idPattern    = regexp.MustCompile(`"(chatcmpl-tool|chatcmpl|cmpl|embd|resp|msg|fc|call|rs|toolu|transcribe|translate)[-_][^"]+"`)
+	timePattern  = regexp.MustCompile(`"(created|created_at|completed_at)":[\d.]+`)
+	// What an engine has in its prefix cache depends on what it was asked before.
+	cachePattern = regexp.MustCompile(`"(cached_tokens|cache_read)":\d+`)
 )
 
-// canonical writes a record as text: keys sorted, ids and times taken out.
+// canonical writes a record as text: keys sorted, ids, times and what was cached
+// taken out.
 func canonical(t *testing.T, record map[string]any) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -150,36 +173,38 @@ func canonical(t *testing.T, record map[string]any) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var plain any
-		if err := json.Unmarshal(b, &plain); err != nil {
-			t.Fatal(err)
-		}
-		if b, err = json.Marshal(plain); err != nil {
-			t.Fatal(err)
-		}
 		b = idPattern.ReplaceAll(b, []byte(`"$1-ID"`))
-		out[name] = string(timePattern.ReplaceAll(b, []byte(`"created":0`)))
+		b = timePattern.ReplaceAll(b, []byte(`"$1":0`))
+		out[name] = string(cachePattern.ReplaceAll(b, []byte(`"$1":0`)))
 	}
 	return out
 }
 
-// checkRetryWait holds an SDK's second request to the Retry-After that the
-// engine gave: the gateway must have passed it on.
-func checkRetryWait(t *testing.T, site sdkSite) {
+func atoi(t *testing.T, s string) (n int) {
 	t.Helper()
-	var rows []mockvllm.Entry
-	for _, row := range site.engine.Ledger() {
-		if row.Tag == retryTag {
-			rows = append(rows, row)
-		}
+	if _, err := fmt.Sscan(s, &n); err != nil {
+		t.Fatal(err)
 	}
-	// The gateway does not wait for longer than its max_wait: it passes the
-	// answer on, and the SDK waits.
-	if len(rows) != 2 {
-		t.Errorf("the engine saw %d requests of %s, want 2", len(rows), retryTag)
+	return n
+}
+
+// need skips a test whose tools are missing.
+func need(t *testing.T, path, otherwise string) {
+	t.Helper()
+	if _, err := exec.LookPath(path); err == nil {
 		return
 	}
-	if gap := rows[1].Arrived.Sub(rows[0].Done); gap < 900*time.Millisecond {
-		t.Errorf("the SDK tried again after %v, told to wait for 1s", gap)
+	if _, err := os.Stat(path); err != nil {
+		skipUnlessRequired(t, otherwise)
 	}
+}
+
+// skipUnlessRequired skips a test whose tools are missing, but not where they
+// must be there.
+func skipUnlessRequired(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") != "" || os.Getenv("LLMPROXY_REQUIRE") != "" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -200,7 +201,11 @@ func (x *Exchange) fail(ctx *fasthttp.RequestCtx, fail *forward.Failure) {
 
 // refuse answers a request that comes to no backend.
 func (g *Gateway) refuse(ctx *fasthttp.RequestCtx, err *openai.Error) {
-	x := g.accept(ctx, nil)
+	var e *endpoint
+	if bytes.HasPrefix(ctx.Path(), []byte("/v1/messages")) {
+		e = &endpoint{api: apiAnthropic}
+	}
+	x := g.accept(ctx, e)
 	x.refuse(ctx, err)
 	x.finish()
 }
