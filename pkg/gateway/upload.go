@@ -241,8 +241,7 @@ func (a *arrival) refuse(err error, conn net.Conn) bool {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.As(err, &ne):
 		return false
 	default:
-		var pe *os.PathError
-		if errors.As(err, &pe) {
+		if _, ok := errors.AsType[*os.PathError](err); ok {
 			a.gateway.log.Error("cannot keep an upload", "error", err)
 			a.err = openai.Unavailable("", time.Second)
 		} else {
