@@ -146,6 +146,9 @@ func (f *Forwarder) examineError(c *Call) *Failure {
 	switch {
 	case status == 401:
 		fail = &Failure{Err: openai.BadGateway(), outcome: stats.Unauthorized}
+		if c.Search {
+			fail.retry = search
+		}
 	case status == 429, status == 503 && queueFull(err.Message):
 		fail.outcome, fail.retry = stats.Overloaded, budget
 	case status == 502, status == 503, status == 504, status == 500 && openai.EngineDead(body):

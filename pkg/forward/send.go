@@ -109,7 +109,7 @@ func (c *Call) appendHead(b []byte, u *Upstream, length int64) []byte {
 		b = append(b, c.BodyType...)
 		b = append(b, "\r\nContent-Length: "...)
 		b = strconv.AppendInt(b, length, 10)
-	case c.Method == "POST":
+	case length > 0 || c.Method == "POST":
 		b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)
 		b = strconv.AppendInt(b, length, 10)
 	}

@@ -18,7 +18,7 @@ type endpoint struct {
 	creates bool   // its answer is a response that later requests name
 	stored  bool   // the path names such a response; there is no body to read
 	surface route.Surfaces
-	other   *endpoint // for pools without an engine for this one; nil: none
+	other   *endpoint // of the same path and method; nil: none
 }
 
 // engines is a set of them.
@@ -44,8 +44,7 @@ const (
 
 // endpoints are what the gateway forwards, and the engines that have it.
 // Whatever an engine serves beside them, its admin endpoints above all, cannot
-// be reached. Of two rows with one path and method the first is taken by pools
-// that have an engine for it.
+// be reached. Two rows may have one path and method: see Exchange.serving.
 var endpoints = [...]endpoint{
 	{path: "/v1/chat/completions", engines: all},
 	{path: "/v1/completions", engines: all},
@@ -87,7 +86,7 @@ var endpoints = [...]endpoint{
 }
 
 // endpointTable is endpoints as the handlers know them: one of each path and
-// method, the others behind it.
+// method, the other behind it.
 func endpointTable() []*endpoint {
 	var table []*endpoint
 	first := map[[2]string]*endpoint{}

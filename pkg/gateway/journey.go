@@ -104,7 +104,7 @@ func (x *Exchange) resolve(ctx *fasthttp.RequestCtx) *openai.Error {
 		return openai.ModelNotFound(asked)
 	}
 	c := x.call
-	if c.Pool = x.serving(r.Pool); c.Pool == nil {
+	if c.Pool = x.serving(r.Pool, ctx); c.Pool == nil {
 		return openai.NotServed(asked, x.endpoint.path)
 	}
 	if x.record != nil || x.endpoint.creates {
@@ -129,14 +129,18 @@ func (x *Exchange) resolve(ctx *fasthttp.RequestCtx) *openai.Error {
 }
 
 // serving is the part of a pool that has the endpoint, or another of its path.
-func (x *Exchange) serving(p *route.Pool) *route.Pool {
-	for e := x.endpoint; e != nil; e = e.other {
-		if s := p.Serving(e.surface); s != nil {
-			x.endpoint = e
-			return s
-		}
+// Where both would do it is the body that tells: TGI's always has inputs.
+func (x *Exchange) serving(p *route.Pool, ctx *fasthttp.RequestCtx) *route.Pool {
+	e := x.endpoint
+	s := p.Serving(e.surface)
+	if e.other == nil || s != nil && bytes.Contains(ctx.Request.Body(), []byte(`"inputs"`)) {
+		return s
 	}
-	return nil
+	if other := p.Serving(e.other.surface); other != nil {
+		x.endpoint = e.other
+		return other
+	}
+	return s
 }
 
 // name keeps the model's name for after the request.

@@ -65,6 +65,12 @@ func EngineError(status int, body []byte) (err *Error, shape Shape) {
 // The shape is that of data as a body with that status: TGI's, which would
 // contradict it, is ShapeOther.
 func EventError(data []byte) (err *Error, shape Shape) {
+	if isAbort(data) {
+		a, _ := parseAbort(data)
+		err = &Error{Status: a.Status, Message: a.Message}
+		err.fill()
+		return err, ShapeOther
+	}
 	f, ok := parseFailure(data)
 	if !ok {
 		return BadGateway(), ShapeOther

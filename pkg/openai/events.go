@@ -131,12 +131,12 @@ func FirstEvent(p []byte) (kind FirstKind, data []byte) {
 		what, value := lineOf(line)
 		if what == lineData && !failed {
 			_, head := lineOf(line[:min(len(line), headLen)])
-			failed = isError(head)
+			failed = isError(head) || complete && isAbort(value)
 		}
 		switch {
 		case what == lineData && !failed && complete:
 			return FirstData, value
-		case what == lineData && !failed && len(line) >= headLen:
+		case what == lineData && !failed && len(line) >= headLen && !mayBeAbort(value):
 			return FirstData, nil
 		case !complete:
 			return kind, nil
