@@ -13,6 +13,9 @@ need() { # package, then a command that succeeds when it is not needed
 }
 node20() { [ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ]; }
 
+# For the commands of the documentation.
+need curl curl --version
+need iproute2 ip -V
 need gcc sh -c 'command -v cc'
 need libc6-dev sh -c 'echo "#include <stdlib.h>" | cc -E -'
 # Debian's packages, which its own python3 sees; another first in PATH may not.
@@ -23,6 +26,9 @@ need python3-uvloop /usr/bin/python3 -c 'import uvloop'
 need python3-venv /usr/bin/python3 -c 'import ensurepip'
 need nodejs node20
 need npm sh -c 'command -v npm'
+need nginx-light sh -c '[ -x /usr/sbin/nginx ] || command -v nginx'
+need systemd sh -c 'command -v systemd-analyze'
+need rpm sh -c 'command -v rpm'
 # To check what configs/ has for them. Neither is to run as a service.
 need prometheus promtool --version
 need victoria-metrics vmalert -version
@@ -48,3 +54,6 @@ if ! cmp -s $python/requirements.txt $python/venv/.installed; then
 	$python/venv/bin/pip install --quiet --no-deps --require-hashes -r $python/requirements.txt
 	cp $python/requirements.txt $python/venv/.installed
 fi
+
+# Fills the build cache, which the tests' time limit is too short for.
+packaging/nfpm.sh --version >/dev/null

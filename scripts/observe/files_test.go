@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"maps"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -107,27 +106,6 @@ func TestEachAlertSaysWhatToDo(t *testing.T) {
 	}
 	if len(sections) > 0 {
 		t.Errorf("%s has sections for alerts that do not exist: %v", metricsDoc, slices.Sorted(maps.Keys(sections)))
-	}
-}
-
-// TestCommandsOfTheDocs runs the commands of docs/metrics.md, which check all
-// files with the programs they are for, and test the alerts.
-func TestCommandsOfTheDocs(t *testing.T) {
-	_, rest, ok := strings.Cut(readFile(t, metricsDoc), "```sh\n")
-	commands, _, closed := strings.Cut(rest, "```")
-	if !ok || !closed {
-		t.Fatalf("%s has no commands", metricsDoc)
-	}
-	for line := range strings.Lines(commands) {
-		words := strings.Fields(line)
-		t.Run(strings.Join(words, " "), func(t *testing.T) {
-			need(t, words[0])
-			cmd := exec.CommandContext(t.Context(), words[0], words[1:]...)
-			cmd.Dir = "../.."
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("%v\n%s", err, out)
-			}
-		})
 	}
 }
 
