@@ -61,6 +61,9 @@ type Call struct {
 	// Chunked makes Relay write in HTTP/1.1 chunks (RFC 9112, section 7.1), the
 	// last one included; the caller's to set once the answer is open.
 	Chunked bool
+	// Tap sees what the client is about to get, without chunks; nil: nobody does.
+	// The caller's to set once the answer is open.
+	Tap func(p []byte)
 	// Relayed counts the bytes of the body that were handed to the client.
 	Relayed int64
 	// FirstToken and LastByte are when the first token and the last bytes of

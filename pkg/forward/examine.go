@@ -230,7 +230,7 @@ func failureOf(c *Call, err error) *Failure {
 	case errors.Is(err, syscall.EADDRNOTAVAIL): // no port left, but perhaps towards another backend
 		return &Failure{Err: openai.Unavailable("", time.Second), outcome: stats.DialFailed, retry: outside, ours: true}
 	case errors.As(err, &dial):
-		return &Failure{Err: openai.BadGateway(), outcome: stats.DialFailed, retry: outside}
+		return &Failure{Err: openai.BadGateway(), outcome: stats.DialFailed, retry: outside, Gone: errors.Is(err, syscall.ECONNREFUSED)}
 	case errors.Is(err, errLost), errors.Is(err, errReusedLost), errors.Is(err, errBackendDead):
 		return &Failure{Err: openai.BadGateway(), outcome: stats.Lost, retry: outside}
 	case errors.Is(err, ErrTimeout):

@@ -7,6 +7,7 @@ package forward
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/openai"
@@ -46,6 +47,8 @@ type Failure struct {
 	// Body is the engine's own error, to be passed on as it is; nil when the
 	// client is to get Err. ContentType is its type, JSON when empty.
 	Body, ContentType []byte
+	// Gone: the backend's process is not there, nor what it kept.
+	Gone bool
 
 	outcome    stats.Outcome
 	retry      retry
@@ -63,8 +66,12 @@ const (
 	search        // elsewhere, and no failure at all: the engine has not what the request names
 )
 
-// maxSearch bounds the backends that are asked for what one of them has.
-const maxSearch = 32
+// maxSearch bounds the backends that are asked for what one of them has, and
+// maxSearchBody those that are sent a body each.
+const (
+	maxSearch     = 32
+	maxSearchBody = 8
+)
 
 // Open finds a backend that answers and holds its answer's beginning: the first
 // event of a stream, the whole or the first 64 KiB of anything else. After a
@@ -98,6 +105,9 @@ func (f *Forwarder) Open(c *Call) *Failure {
 		}
 		if b = f.next(c, first, fail, &wait); b == nil && c.Interrupted() != None {
 			return interrupted()
+		}
+		if b == nil && fail.retry == search && c.missed() {
+			return unavailable(route.Full, c)
 		}
 		if b == nil {
 			return shown
@@ -141,11 +151,17 @@ func (f *Forwarder) next(c *Call, first *route.Backend, fail *Failure, wait *tim
 	return b
 }
 
+// missed tells whether a search passed over a backend that was full.
+func (c *Call) missed() bool {
+	return slices.ContainsFunc(c.Pool.Backends(), func(b *route.Backend) bool { return b.Full() && !c.tried.Has(b) })
+}
+
 // again decides whether a failed request is tried once more. spent tells
 // whether its one attempt outside the retry budget is.
 func (f *Forwarder) again(c *Call, fail *Failure, spent *bool) bool {
 	if fail.retry == search {
-		return c.Attempts < maxSearch
+		f.Stats.Retries.Inc()
+		return c.Attempts < maxSearchBody || len(c.Body) == 0 && c.Attempts < maxSearch
 	}
 	if fail.retry == never || c.Pin != nil || !f.Retry.Enabled || c.Attempts > f.Retry.MaxRetries {
 		return false

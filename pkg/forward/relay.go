@@ -81,6 +81,9 @@ func (c *Call) relayRead(buf *readBuffer, in []byte) (more bool) {
 // relay writes p, which stands in c.buf, to the client.
 func (c *Call) relay(p []byte) (more bool) {
 	if len(p) > 0 {
+		if c.Tap != nil {
+			c.Tap(p)
+		}
 		c.watch(p)
 		c.Relayed += int64(len(p))
 		c.ended = c.framing.done()

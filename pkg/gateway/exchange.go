@@ -28,6 +28,7 @@ type Exchange struct {
 	conn     *listener.Conn // nil when the server does not listen on ours
 	left     func(listener.Cause)
 	taken    fasthttp.HijackHandler
+	learning func(p []byte)
 	start    time.Time
 	id       [32]byte
 	request  openai.Request
@@ -39,7 +40,7 @@ type Exchange struct {
 	upload   *upload    // the body of a form; nil: the server has it
 	asked    string     // the model that the client named, where it is wanted later
 	stored   string     // the response that the path names
-	created  *openai.ResponseID
+	created  openai.ResponseID
 	ping     *pinger // nil: none are wanted
 
 	client   io.Writer     // while the answer is relayed
@@ -56,6 +57,7 @@ type Exchange struct {
 func newExchange(g *Gateway) *Exchange {
 	x := &Exchange{gateway: g, call: forward.NewCall()}
 	x.left = x.leave // bound once: a method value allocates
+	x.learning = x.learn
 	x.taken = func(c net.Conn) { go x.stream(release(c)) }
 	return x
 }
@@ -94,7 +96,7 @@ func (g *Gateway) recycle(x *Exchange) {
 	}
 	x.request.Reset()
 	request := x.request
-	*x = Exchange{gateway: g, call: x.call, left: x.left, taken: x.taken, header: header, request: request}
+	*x = Exchange{gateway: g, call: x.call, left: x.left, taken: x.taken, learning: x.learning, header: header, request: request}
 	g.exchanges.Put(x)
 }
 
@@ -185,7 +187,7 @@ func (x *Exchange) fail(ctx *fasthttp.RequestCtx, fail *forward.Failure) {
 		x.complete = false
 		return
 	}
-	if x.call.Pin != nil && x.call.Outcome == stats.DialFailed {
+	if x.call.Pin != nil && fail.Gone {
 		// Its process has ended, and what it kept with it.
 		x.refuse(ctx, openai.ResponseNotFound(x.stored))
 		return

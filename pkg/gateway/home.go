@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -16,7 +17,7 @@ import (
 // a restart, the backends are asked in turn.
 const maxHomes = 1 << 16
 
-// find sends the call to the backend that has the response.
+// find sends the call to the backend of its pool that has the response.
 func (x *Exchange) find(id string) *openai.Error {
 	x.stored = strings.Clone(id)
 	home, ok := x.gateway.homes.Get(id)
@@ -25,7 +26,7 @@ func (x *Exchange) find(id string) *openai.Error {
 		return nil
 	}
 	b := x.view.Table.Of(home.State)
-	if b == nil || !b.Usable() {
+	if b == nil || !b.Healthy() || !slices.Contains(x.call.Pool.Backends(), b) {
 		return openai.ResponseNotFound(id)
 	}
 	x.call.Pin = b
@@ -47,6 +48,7 @@ func (x *Exchange) resolveStored(ctx *fasthttp.RequestCtx) *openai.Error {
 		}
 		x.name(home.Model)
 	}
+	x.request.Stream = ctx.QueryArgs().GetBool("stream")
 	if c.Pool = pool.Serving(e.surface); c.Pool == nil {
 		return openai.NotServed("", e.path)
 	}
@@ -89,21 +91,35 @@ func (x *Exchange) settle() {
 	case x.endpoint.method == fasthttp.MethodDelete:
 		g.homes.Delete(x.stored)
 	case c.Search && x.stored != "":
-		g.homes.Put(x.stored, route.Home{State: c.Backend.State, Model: x.asked})
+		g.homes.Put(x.stored, x.home())
 	}
 	if x.endpoint.creates {
-		x.created = new(openai.ResponseID)
+		x.created, c.Tap = openai.ResponseID{}, x.learning
 	}
 }
 
 // learn looks for the id of a new response in its answer, before the client can
-// know it.
+// know it. An id stays with whom it was seen of first: some engines let clients
+// choose theirs.
 func (x *Exchange) learn(p []byte) {
 	if !x.created.Scan(p) {
 		return
 	}
-	if id := x.created.ID(); id != "" {
-		x.gateway.homes.Put(id, route.Home{State: x.call.Backend.State, Model: x.asked})
+	x.call.Tap = nil
+	id := x.created.ID()
+	if _, known := x.gateway.homes.Get(id); id != "" && !known {
+		x.gateway.homes.Put(id, x.home())
 	}
-	x.created = nil
+}
+
+// maxHomeModel bounds the name of a model that is remembered, in bytes.
+const maxHomeModel = 256
+
+// home is where the call was answered.
+func (x *Exchange) home() route.Home {
+	h := route.Home{State: x.call.Backend.State, Model: x.asked}
+	if len(h.Model) > maxHomeModel {
+		h.Model = ""
+	}
+	return h
 }

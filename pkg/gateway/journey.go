@@ -69,7 +69,7 @@ func (x *Exchange) parse(ctx *fasthttp.RequestCtx) *openai.Error {
 		return u.err
 	}
 	h := &ctx.Request.Header
-	if ce := h.Peek(fasthttp.HeaderContentEncoding); len(ce) > 0 && !bytes.EqualFold(ce, identity) || !isJSON(h.ContentType()) {
+	if !isIdentity(h.Peek(fasthttp.HeaderContentEncoding)) || !isJSON(h.ContentType()) {
 		return openai.UnsupportedMedia()
 	}
 	err := x.request.Parse(ctx.Request.Body())
@@ -80,6 +80,10 @@ func (x *Exchange) parse(ctx *fasthttp.RequestCtx) *openai.Error {
 		return openai.BadRequest(bad.Param, bad.Message)
 	}
 	return openai.BadRequest("", err.Error())
+}
+
+func isIdentity(contentEncoding []byte) bool {
+	return len(contentEncoding) == 0 || bytes.EqualFold(contentEncoding, identity)
 }
 
 // isJSON tells whether a body of that type is read. None at all will do; the
@@ -169,6 +173,7 @@ func (x *Exchange) open(ctx *fasthttp.RequestCtx) *forward.Failure {
 	c.Body, c.Upload, c.Model, x.request.Model, x.request.PreviousResponseID = nil, nil, "", "", ""
 	clear(x.parts[:])
 	x.upload.close()
+	x.upload = nil
 	ctx.Request.ResetBody()
 	return fail
 }
@@ -271,9 +276,6 @@ func (x *Exchange) relayAll() (err error) {
 // Write passes one read of the upstream on to the client, the first one behind
 // the head of a stream.
 func (x *Exchange) Write(p []byte) (int, error) {
-	if x.created != nil {
-		x.learn(p)
-	}
 	if x.ping != nil {
 		x.ping.mu.Lock()
 		defer x.ping.wrote(x.call)

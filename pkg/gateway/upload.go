@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -38,7 +39,7 @@ const smallUpload = 1 << 20
 // has one: its body is left on the connection.
 func (g *Gateway) expectsForm(h *fasthttp.RequestHeader) bool {
 	ct := h.ContentType()
-	if len(ct) == 0 || ct[0]|0x20 != 'm' {
+	if len(ct) == 0 || ct[0]|0x20 != 'm' || !h.IsPost() {
 		return false
 	}
 	path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
@@ -60,7 +61,7 @@ func (g *Gateway) receive(ctx *fasthttp.RequestCtx, e *endpoint) {
 	a.head, a.length = replay(ctx)
 	timeout := orForever(g.View().BodyTimeout)
 	form, err := openai.NewForm(string(ctx.Request.Header.ContentType()))
-	if err != nil {
+	if ce := ctx.Request.Header.Peek(fasthttp.HeaderContentEncoding); err != nil || !isIdentity(ce) {
 		g.serve(ctx, e, &upload{err: openai.UnsupportedForm()})
 		ctx.SetConnectionClose() // the body is still to come
 		return
@@ -124,28 +125,61 @@ type arrival struct {
 
 // fetch reads the body off the connection and gives that back to the server.
 func (a *arrival) fetch(conn net.Conn, timeout time.Duration) {
-	r := buffers.Get().(*bufio.Reader)
-	r.Reset(conn)
-	err := conn.SetReadDeadline(time.Now().Add(timeout))
-	if err == nil {
-		err = a.read(r)
-	}
-	rest, _ := r.Peek(r.Buffered())
-	next := &rewound{Conn: conn, rest: append(a.head, rest...), upload: &a.upload}
-	if below, ok := conn.(*rewound); ok {
-		next.Conn, next.rest = below.Conn, append(next.rest, below.rest...)
-	}
-	r.Reset(nil)
-	buffers.Put(r)
+	next, err := a.receive(conn, timeout)
 	if err != nil && !a.refuse(err, conn) {
 		a.close()
 		_ = conn.Close() // the client has gone: there is nobody to tell
 		return
 	}
-	_ = conn.SetReadDeadline(time.Time{}) // a closed connection shows at the next read
+	server := a.gateway.server
 	growToServe()
-	_ = a.gateway.server.ServeConn(next) // its own error handler has told the client
-	a.close()                            // when it came to no journey
+	_ = server.ServeConn(next) // its own error handler has told the client
+	next.upload.close()        // when it came to no journey
+}
+
+// receive reads the body, and tells what the server is to read in its place.
+func (a *arrival) receive(conn net.Conn, timeout time.Duration) (next *rewound, err error) {
+	r := buffers.Get().(*bufio.Reader)
+	r.Reset(conn)
+	defer func() {
+		if p := recover(); p != nil {
+			a.gateway.panicked(p)
+			err = net.ErrClosed
+		}
+		r.Reset(nil)
+		buffers.Put(r)
+	}()
+	if err = conn.SetReadDeadline(time.Now().Add(timeout)); err == nil {
+		err = a.interruptible(conn, func() error { return a.read(r) })
+	}
+	rest, _ := r.Peek(r.Buffered())
+	next = &rewound{Conn: conn, rest: append(a.head, rest...), upload: &a.upload}
+	if below, ok := conn.(*rewound); ok {
+		next.Conn, next.rest = below.Conn, append(next.rest, below.rest...)
+	}
+	_ = conn.SetReadDeadline(time.Time{}) // a closed connection shows at the next read
+	return next, err
+}
+
+// interruptible calls read, which a shutdown ends.
+func (a *arrival) interruptible(conn net.Conn, read func() error) error {
+	c := listener.FromConn(conn)
+	if c == nil {
+		return read()
+	}
+	var stopped atomic.Bool
+	c.Watch(func(cause listener.Cause) {
+		if cause == listener.Interrupted { // who leaves is noticed by the read
+			stopped.Store(true)
+			_ = conn.SetReadDeadline(past)
+		}
+	})
+	err := read()
+	c.Unwatch()
+	if err != nil && stopped.Load() {
+		return forward.ErrShuttingDown
+	}
+	return err
 }
 
 // uploadBuffer is how much is read at once.
@@ -199,7 +233,9 @@ func (a *arrival) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	if a.file == nil && len(a.data)+len(p) > smallUpload {
-		a.spill()
+		if err := a.spill(); err != nil {
+			return 0, err
+		}
 	}
 	if a.file == nil {
 		a.data = append(a.data, p...)
@@ -209,29 +245,32 @@ func (a *arrival) Write(p []byte) (int, error) {
 }
 
 // spill moves the body into a file that has no name, so that it is gone with
-// the process. Where none can be made, as in a container without a directory
-// for it, the body stays in memory.
-func (a *arrival) spill() {
+// the process.
+func (a *arrival) spill() error {
 	f, err := os.CreateTemp(a.dir, "llmproxy-upload-*")
 	if err != nil {
-		return
+		return err
 	}
-	if os.Remove(f.Name()) != nil {
-		f.Close()
-		return
+	a.file = f
+	if err := os.Remove(f.Name()); err != nil {
+		return err
 	}
-	if _, err := f.Write(a.data); err != nil {
-		f.Close()
-		return
-	}
-	a.file, a.data = f, nil
+	_, err = f.Write(a.data)
+	a.data = nil
+	return err
 }
 
 // refuse makes err the answer. It returns false when there is nobody to answer.
 func (a *arrival) refuse(err error, conn net.Conn) bool {
 	var ne net.Error
 	var bad *openai.SyntaxError
+	var file *os.PathError // is a net.Error too when it says ENOSPC
 	switch {
+	case errors.As(err, &file):
+		a.gateway.log.Error("cannot keep an upload; see server.upload_dir", "error", err)
+		a.err = openai.Unavailable("", time.Second)
+	case errors.Is(err, forward.ErrShuttingDown):
+		a.err = openai.ShuttingDown()
 	case errors.Is(err, errTooLarge):
 		a.err = openai.BodyTooLarge(a.limit)
 	case errors.As(err, &bad):
@@ -241,12 +280,7 @@ func (a *arrival) refuse(err error, conn net.Conn) bool {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.As(err, &ne):
 		return false
 	default:
-		if _, ok := errors.AsType[*os.PathError](err); ok {
-			a.gateway.log.Error("cannot keep an upload", "error", err)
-			a.err = openai.Unavailable("", time.Second)
-		} else {
-			a.err = openai.BadRequest("", "the request body is not a form in chunks or of the length that its head says")
-		}
+		a.err = openai.BadRequest("", "the request body is not a form in chunks or of the length that its head says")
 	}
 	if c := listener.FromConn(conn); c != nil {
 		c.Linger()
@@ -254,11 +288,16 @@ func (a *arrival) refuse(err error, conn net.Conn) bool {
 	return true
 }
 
+// close gives back what the body takes. The upload is whose it is at the moment:
+// the arrival's, the waiting connection's, the exchange's.
 func (u *upload) close() {
-	if u != nil && u.file != nil {
-		u.file.Close()
-		u.file = nil
+	if u == nil {
+		return
 	}
+	if u.file != nil {
+		u.file.Close()
+	}
+	u.file, u.data = nil, nil
 }
 
 // give makes the upload the call's body, with model as its model unless that is

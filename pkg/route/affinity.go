@@ -15,8 +15,8 @@ type Home struct {
 }
 
 // Affinity remembers where responses live, up to a fixed number of them. It is
-// safe for concurrent use. An entry takes about 170 bytes and the length of its
-// id; nothing is taken in advance.
+// safe for concurrent use. An entry takes about 170 bytes and the lengths of
+// its id and model; nothing is taken in advance.
 type Affinity struct {
 	seed   maphash.Seed
 	shards []shard

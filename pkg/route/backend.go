@@ -78,7 +78,8 @@ func (b *Backend) Leave() {
 // A draining backend may be usable.
 func (b *Backend) Usable() bool { return b.Healthy() && !b.Ejected() }
 
-func (b *Backend) full() bool {
+// Full reports whether the backend is at MaxInFlight.
+func (b *Backend) Full() bool {
 	return b.MaxInFlight > 0 && b.inFlight.Load() >= int64(b.MaxInFlight)
 }
 

@@ -68,7 +68,7 @@ func (t *tier) ration(q *query) {
 	sum := 0.0
 	q.top = 0
 	for _, b := range t.backends {
-		if q.usable(b) && !b.full() {
+		if q.usable(b) && !b.Full() {
 			part := b.ramp(q.ns, q.slow)
 			sum += part * float64(b.Weight)
 			q.top = max(q.top, part)
@@ -77,7 +77,7 @@ func (t *tier) ration(q *query) {
 	q.rationed = true
 	for i, b := range t.backends {
 		part := b.ramp(q.ns, q.slow)
-		if part < q.top && q.usable(b) && !b.full() && t.owed[i].Load() < maxOwed {
+		if part < q.top && q.usable(b) && !b.Full() && t.owed[i].Load() < maxOwed {
 			t.owed[i].Add(int64(owedOne * part * float64(b.Weight) / sum))
 		}
 	}

@@ -177,7 +177,7 @@ func (t *tier) choose(q *query) (first int, full bool) {
 		switch {
 		case !q.usable(b), t.withheld(q, i):
 			continue
-		case b.full():
+		case b.Full():
 			full = true
 			continue
 		}
@@ -204,7 +204,7 @@ func (t *tier) turn(q *query, most float64) int {
 	for range min(len(t.slots), maxTurns) {
 		slot := (t.cursor.Add(1) - 1) % uint64(len(t.slots))
 		i := int(t.slots[slot])
-		if b := t.backends[i]; q.usable(b) && !b.full() && q.score(b) <= most && !t.withheld(q, i) {
+		if b := t.backends[i]; q.usable(b) && !b.Full() && q.score(b) <= most && !t.withheld(q, i) {
 			return i
 		}
 	}
