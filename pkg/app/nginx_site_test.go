@@ -61,7 +61,7 @@ health_check: {enabled: false}
 	dir, addr := t.TempDir(), fixedAddr(t)
 	n.url = "https://" + addr
 	writeFile(t, filepath.Join(dir, "llmproxy.conf"), shipped(t, "nginx/llmproxy.conf", map[string]string{
-		"server 127.0.0.1:8000;":                   "server 127.0.0.1:1;\n\tserver " + n.gateway.addr + ";",
+		"server 127.0.0.1:8000 max_fails=0;":       "server 127.0.0.1:1;\n\tserver " + n.gateway.addr + ";",
 		"listen 443 ssl":                           "listen " + addr + " ssl",
 		"listen [::]:443 ssl":                      "listen unix:" + dir + "/s ssl",
 		"/etc/nginx/tls/llm.example.com.crt":       cert,

@@ -236,7 +236,7 @@ func (y *apiTry) refused(stream bool) {
 // which does not hear of it.
 func (y *apiTry) notServed() {
 	got := y.ask(y.gateway.Addr, apiAsk{})
-	if got.status != 404 || errorShape(got.body) != y.shape() || !strings.Contains(got.body, "no server of it has this endpoint") {
+	if got.status != 404 || errorShape(got.body) != y.shape() || !strings.Contains(got.body, "has this endpoint") {
 		y.t.Errorf("%d %s", got.status, got.body)
 	}
 	if y.shape() == "OpenAI" && !strings.Contains(got.body, `"code":"endpoint_not_supported"`) {

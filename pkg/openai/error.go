@@ -172,8 +172,11 @@ func NotFound(method, path string) *Error {
 // NotServed is 404: the gateway has the endpoint, but no engine that serves the
 // model does.
 func NotServed(model, path string) *Error {
-	return clientError(http.StatusNotFound, "", "endpoint_not_supported",
-		"The model `"+shorten(model)+"` cannot be used with "+shorten(path)+": no server of it has this endpoint.")
+	msg := "No server has this endpoint: " + shorten(path) + "."
+	if model != "" {
+		msg = "The model `" + shorten(model) + "` cannot be used with " + shorten(path) + ": no server of it has this endpoint."
+	}
+	return clientError(http.StatusNotFound, "", "endpoint_not_supported", msg)
 }
 
 // ResponseNotFound is 404: no backend is known to hold the response that a request

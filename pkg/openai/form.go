@@ -90,7 +90,9 @@ func (f *Form) Write(p []byte) (int, error) {
 		n := 1
 		switch f.state {
 		case formData:
-			n = f.data(rest)
+			if f.parts > 0 || f.matched != f.lent || rest[0] != '\r' && rest[0] != '\n' {
+				n = f.data(rest)
+			} // else it begins with line ends, which engines pass over
 		case formBehind:
 			f.behind(rest[0])
 		case formHead:

@@ -46,6 +46,7 @@ func TestForm(t *testing.T) {
 		want want
 	}{
 		"no parts":                        {lastBoundary, want{}},
+		"line ends before the boundary":   {"\r\n\r\n" + part(`name="model"`, "m") + lastBoundary, want{"m", false, "m"}},
 		"no field of ours":                {file + part(`name="prompt"`, "model") + lastBoundary, want{}},
 		"model before the file":           {part(`name="model"`, "whisper") + file + lastBoundary, want{"whisper", false, "whisper"}},
 		"model behind the file":           {file + part(`name="model"`, "whisper") + lastBoundary, want{"whisper", false, "whisper"}},
@@ -94,7 +95,6 @@ func TestFormRefuses(t *testing.T) {
 		"nothing":                           {"", ""},
 		"JSON":                              {`{"model":"m"}`, ""},
 		"text before the first boundary":    {"x\r\n" + model + lastBoundary, ""},
-		"line before the first boundary":    {"\r\n" + model + lastBoundary, ""},
 		"other boundary":                    {"--XY\r\n", ""},
 		"longer boundary":                   {"--XXX\r\n", ""},
 		"line feeds only":                   {strings.ReplaceAll(model+lastBoundary, "\r\n", "\n"), ""},
