@@ -18,21 +18,28 @@ const module = "github.com/llmproxy/llmproxy/"
 var layout = map[string][]string{
 	// Leaves.
 	"pkg/config":   {},
+	"pkg/journal":  {},
 	"pkg/mockvllm": {},
 	"pkg/openai":   {},
 	"pkg/route":    {},
 	"pkg/socket":   {},
 	"pkg/stats":    {},
+	"pkg/webhook":  {},
 	// The hot path.
-	"pkg/forward":  {"pkg/openai", "pkg/route", "pkg/socket", "pkg/stats"},
+	"pkg/events":   {"pkg/journal", "pkg/webhook"},
+	"pkg/forward":  {"pkg/openai", "pkg/route", "pkg/socket", "pkg/stats", "pkg/usage"},
 	"pkg/listener": {"pkg/socket"},
-	"pkg/gateway":  {"pkg/forward", "pkg/listener", "pkg/openai", "pkg/route", "pkg/stats"},
+	"pkg/gateway":  {"pkg/events", "pkg/forward", "pkg/listener", "pkg/openai", "pkg/route", "pkg/stats", "pkg/usage"},
+	"pkg/usage":    {"pkg/openai"},
 	// The control plane.
 	"pkg/health": {"pkg/route"},
-	"pkg/app":    {"pkg/config", "pkg/forward", "pkg/gateway", "pkg/health", "pkg/listener", "pkg/openai", "pkg/route", "pkg/stats"},
+	"pkg/app": {
+		"pkg/config", "pkg/events", "pkg/forward", "pkg/gateway", "pkg/health", "pkg/journal", "pkg/listener",
+		"pkg/openai", "pkg/route", "pkg/stats", "pkg/webhook",
+	},
 	// Programs and tests.
 	"pkg/apptest":  {"pkg/app", "pkg/config", "pkg/mockvllm"},
-	"cmd/llmproxy": {"pkg/app", "pkg/config"},
+	"cmd/llmproxy": {"pkg/app", "pkg/config", "pkg/events"},
 	"cmd/mockvllm": {"pkg/mockvllm"},
 	// Measuring.
 	"bench/bare":         {},
@@ -53,7 +60,7 @@ var layout = map[string][]string{
 // The hot path never meets what reads files, watches them or keeps a
 // connection to somewhere else; not through another package either.
 var (
-	hotPath   = []string{"pkg/openai", "pkg/route", "pkg/forward", "pkg/gateway", "pkg/listener", "pkg/socket", "pkg/stats"}
+	hotPath   = []string{"pkg/events", "pkg/forward", "pkg/gateway", "pkg/listener", "pkg/openai", "pkg/route", "pkg/socket", "pkg/stats", "pkg/usage"}
 	forbidden = []string{"github.com/knadh/koanf", "github.com/fsnotify/", "go.yaml.in/", "github.com/redis/", module + "pkg/config"}
 )
 

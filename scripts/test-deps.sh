@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 node=pkg/app/testdata/sdk-node
 python=pkg/app/testdata/sdk-python
+receiver=pkg/webhook/testdata/receiver
 
 missing=()
 need() { # package, then a command that succeeds when it is not needed
@@ -43,10 +44,14 @@ if ! node20; then
 	node20 || { echo "the tests need Node 20 or later" >&2; exit 1; }
 fi
 
-# Both start from nothing each time: only when the lock file has changed.
+# All start from nothing each time: only when the lock file has changed.
 if ! cmp -s $node/package-lock.json $node/node_modules/.installed; then
 	echo "installing the packages of $node"
 	(cd $node && npm ci --silent --no-audit --no-fund </dev/null && cp package-lock.json node_modules/.installed)
+fi
+if ! cmp -s $receiver/package-lock.json $receiver/node_modules/.installed; then
+	echo "installing the packages of $receiver"
+	(cd $receiver && npm ci --silent --no-audit --no-fund </dev/null && cp package-lock.json node_modules/.installed)
 fi
 if ! cmp -s $python/requirements.txt $python/venv/.installed; then
 	echo "installing the packages of $python"

@@ -22,9 +22,6 @@ func completion(args []string) (string, bool) {
 	return "", false
 }
 
-// hasConfig tells whether -config may follow.
-func (c command) hasConfig() bool { return strings.Contains(c.args, "-config") }
-
 // words are what must follow, nil for no words.
 func (c command) words() []string {
 	if !strings.Contains(c.args, "|") {
@@ -41,8 +38,8 @@ func bashCompletion() string {
 	for _, c := range commands() {
 		names = append(names, c.name)
 		next := c.words()
-		if c.hasConfig() {
-			next = append(next, "-config")
+		for _, f := range c.flags {
+			next = append(next, "-"+f.name)
 		}
 		if next != nil {
 			fmt.Fprintf(&cases, "    %s) next='%s' ;;\n", c.name, strings.Join(next, " "))
@@ -52,7 +49,7 @@ func bashCompletion() string {
 _llmproxy() {
   local next=
   case ${COMP_WORDS[COMP_CWORD-1]} in
-    -config | --config | =) return ;;
+    -* | =) return ;;
   esac
   case ${COMP_WORDS[1]} in
 ` + cases.String() + `  esac
@@ -67,10 +64,19 @@ func zshCompletion() string {
 	var names, cases strings.Builder
 	for _, c := range commands() {
 		fmt.Fprintf(&names, "    '%s:%s'\n", c.name, c.does)
-		if c.hasConfig() {
-			fmt.Fprintf(&cases, "    %s) _arguments '-config[configuration file]:file:_files' ;;\n", c.name)
-		} else if words := c.words(); words != nil {
-			fmt.Fprintf(&cases, "    %s) (( CURRENT == 2 )) && compadd %s ;;\n", c.name, strings.Join(words, " "))
+		words, flags := c.words(), ""
+		for _, f := range c.flags {
+			values := ""
+			if f.file {
+				values = "_files"
+			}
+			flags += fmt.Sprintf(" '-%s[%s]:value:%s'", f.name, f.does, values)
+		}
+		if words != nil {
+			flags += " '1:what:(" + strings.Join(words, " ") + ")'"
+		}
+		if flags != "" {
+			fmt.Fprintf(&cases, "    %s) _arguments%s ;;\n", c.name, flags)
 		}
 	}
 	return `#compdef llmproxy
@@ -100,9 +106,14 @@ func fishCompletion() string {
 	b.WriteString("# llmproxy completion fish | source\ncomplete -c llmproxy -f\n")
 	for _, c := range commands() {
 		fmt.Fprintf(&b, "complete -c llmproxy -n __fish_use_subcommand -a %s -d '%s'\n", c.name, c.does)
-		if c.hasConfig() {
-			fmt.Fprintf(&b, "complete -c llmproxy -n '__fish_seen_subcommand_from %s' -o config -rF -d 'configuration file'\n", c.name)
-		} else if words := c.words(); words != nil {
+		for _, f := range c.flags {
+			values := "-x"
+			if f.file {
+				values = "-rF"
+			}
+			fmt.Fprintf(&b, "complete -c llmproxy -n '__fish_seen_subcommand_from %s' -o %s %s -d '%s'\n", c.name, f.name, values, f.does)
+		}
+		if words := c.words(); words != nil {
 			fmt.Fprintf(&b, "complete -c llmproxy -n '__fish_seen_subcommand_from %s' -a '%s'\n", c.name, strings.Join(words, " "))
 		}
 	}

@@ -43,7 +43,7 @@ func says(t *testing.T, shell string, args ...string) string {
 func TestBashCompletes(t *testing.T) {
 	file := script(t, "bash")
 	for _, c := range []struct{ name, line, want string }{
-		{"every command", "llmproxy|", "serve check schema completion version help"},
+		{"every command", "llmproxy|", "serve check usage schema completion version help"},
 		{"a beginning", "llmproxy|c", "check completion"},
 		{"nothing fits", "llmproxy|x", ""},
 		{"flag", "llmproxy|check|", "-config"},
@@ -51,6 +51,9 @@ func TestBashCompletes(t *testing.T) {
 		{"the flag again for its file", "llmproxy|check|-config|", ""},
 		{"the flag again for its file, after =", "llmproxy|check|-config|=|", ""},
 		{"shells", "llmproxy|completion|", "bash zsh fish"},
+		{"words and flags", "llmproxy|usage|", "verify export -config -data -from -to -by -format"},
+		{"flags after a word", "llmproxy|usage|export|-f", "-from -format"},
+		{"flags as the value of one", "llmproxy|usage|export|-from|", ""},
 		{"commands after a command", "llmproxy|version|", ""},
 		{"a command by the name of another", "llmproxy|-config|", ""},
 	} {
@@ -84,6 +87,8 @@ func TestFishCompletes(t *testing.T) {
 		"llmproxy c":           "check say whether the file is right, and what it means completion print what completes these commands in a shell",
 		"llmproxy completion ": "bash fish zsh",
 		"llmproxy check -":     "-config configuration file",
+		"llmproxy usage e":     "export",
+		"llmproxy usage -f":    "-format table, csv or json -from first day",
 	} {
 		if got := says(t, "fish", "--no-config", "-c", `source $argv[1]; complete -C $argv[2]`, file, line); got != want {
 			t.Errorf("%q: %q, want %q", line, got, want)

@@ -31,19 +31,35 @@ var defaultConfig []byte
 
 // command is what may stand after llmproxy.
 type command struct {
-	name string
-	args string // a flag with its value, or words with | between them
-	does string
+	name  string
+	args  string // a flag with its value, or words with | between them
+	does  string
+	flags []option
+}
+
+// option is a flag; each has a value.
+type option struct {
+	name, does string
+	file       bool // the value is the name of one
 }
 
 func commands() []command {
+	config := option{"config", "configuration file", true}
 	return []command{
-		{"serve", "[-config file]", "run the gateway"},
-		{"check", "-config file", "say whether the file is right, and what it means"},
-		{"schema", "", "print the JSON Schema of the file, for editors"},
-		{"completion", "bash|zsh|fish", "print what completes these commands in a shell"},
-		{"version", "", "print the version"},
-		{"help", "", "print this"},
+		{"serve", "[-config file]", "run the gateway", []option{config}},
+		{"check", "-config file", "say whether the file is right, and what it means", []option{config}},
+		{"usage", "verify|export", "check, or add up, what requests used; -h tells more", []option{
+			config,
+			{"data", "data directory", true},
+			{"from", "first day", false},
+			{"to", "last day", false},
+			{"by", "columns", false},
+			{"format", "table, csv or json", false},
+		}},
+		{"schema", "", "print the JSON Schema of the file, for editors", nil},
+		{"completion", "bash|zsh|fish", "print what completes these commands in a shell", nil},
+		{"version", "", "print the version", nil},
+		{"help", "", "print this", nil},
 	}
 }
 
@@ -100,6 +116,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return check(*path, stdout, stderr)
 		}
 		return serve(*path, stderr)
+	case "usage":
+		return journalUsage(args[1:], stdout, stderr)
 	case "schema":
 		return write(string(config.Schema()), stdout, stderr)
 	case "completion":

@@ -44,6 +44,15 @@ func TestCommandsThatAreMisused(t *testing.T) {
 		{"one of two shells is ignored", "completion bash zsh", "completion needs the name of a shell"},
 		{"check of nothing", "check", "check needs -config file"},
 		{"unknown command", "sevre", `unknown command "sevre"`},
+		{"usage of nothing", "usage", "usage needs one of verify and export"},
+		{"usage of an unknown kind", "usage exprot", "usage needs one of verify and export"},
+		{"usage of nowhere", "usage verify", "usage needs -config file or -data dir"},
+		{"usage of two places", "usage verify -config a -data b", "usage needs -config file or -data dir"},
+		{"place without its flag", "usage verify /var/lib/llmproxy", `unexpected argument "/var/lib/llmproxy"`},
+		{"a month is no day", "usage export -data a -from 2026-11", `invalid value "2026-11" for flag -from: write a day as in 2026-11-30`},
+		{"an unknown column", "usage export -data a -by kye", `invalid value "kye" for flag -by: there is no column "kye"`},
+		{"an unknown format", "usage export -data a -format xml", `invalid value "xml" for flag -format: write table, csv or json`},
+		{"verify has no days", "usage verify -data a -from 2026-11-30", "flag provided but not defined: -from"},
 		{"file without its flag", "serve a.yaml", `unexpected argument "a.yaml"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -59,7 +68,7 @@ func TestCommandsThatAreMisused(t *testing.T) {
 // A command that usage names must exist: usage, completion and run must agree.
 func TestEveryCommandOfUsageRuns(t *testing.T) {
 	for _, c := range commands() {
-		if c.hasConfig() {
+		if c.flags != nil {
 			continue // these are asked for -h: serve would serve
 		}
 		words := c.words()
@@ -73,10 +82,12 @@ func TestEveryCommandOfUsageRuns(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"serve", "check"} {
+	for line, want := range map[string]string{
+		"serve -h": usage(), "check -h": usage(), "usage -h": usageHelp, "usage verify -h": usageHelp, "usage export -h": usageHelp,
+	} {
 		var out, errs strings.Builder
-		if code := run([]string{name, "-h"}, &out, &errs); code != 0 || errs.String() != usage() {
-			t.Errorf("%s -h: exit code %d, %s", name, code, errs.String())
+		if code := run(strings.Fields(line), &out, &errs); code != 0 || out.String()+errs.String() != want {
+			t.Errorf("%s: exit code %d, %s%s", line, code, out.String(), errs.String())
 		}
 	}
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,7 +37,11 @@ func (st *stage) llmproxy(ctx context.Context, dir string, ports *ports) (*gatew
 	for _, e := range st.engines {
 		addrs[e.host] = e.addr
 	}
-	config, err := st.scenario.Gateway(listen, addrs)
+	billing, err := startBilling(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config, err := st.scenario.Gateway(listen, billing, addrs)
 	if err != nil {
 		return nil, err
 	}
@@ -56,6 +63,24 @@ func (st *stage) llmproxy(ctx context.Context, dir string, ports *ports) (*gatew
 		return nil, fmt.Errorf("llmproxy %w", err)
 	}
 	return g, nil
+}
+
+// startBilling takes the gateway's reports of usage until ctx ends, and returns
+// its URL.
+func startBilling(ctx context.Context) (url string, err error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("cannot start a billing system: %w", err)
+	}
+	srv := &http.Server{
+		ReadHeaderTimeout: adminTimeout,
+		Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+		}),
+	}
+	context.AfterFunc(ctx, func() { _ = srv.Close() })
+	go func() { _ = srv.Serve(ln) }() // ends with Close
+	return "http://" + ln.Addr().String(), nil
 }
 
 // gauges reads a metric of a Prometheus page by its only label.

@@ -104,8 +104,9 @@ func hostOf(backend string) (string, error) {
 }
 
 // Gateway is the scenario's configuration as it stands, but for what a run
-// needs: where to listen, the addresses of the engines by host, and the overlay.
-func (s *Scenario) Gateway(listen string, addrs map[string]string) ([]byte, error) {
+// needs: where to listen, the URL of the billing system, the addresses of the
+// engines by host, and the overlay.
+func (s *Scenario) Gateway(listen, billing string, addrs map[string]string) ([]byte, error) {
 	tree := map[string]any{}
 	if err := s.decode(&tree); err != nil {
 		return nil, err
@@ -120,6 +121,9 @@ func (s *Scenario) Gateway(listen string, addrs map[string]string) ([]byte, erro
 		}
 		moved[at] = "http://" + addrs[host]
 		b["name"] = host
+	}
+	if hook, ok := tree["usage_hook"].(map[string]any); ok {
+		hook["url"] = billing
 	}
 	tree = merge(merge(replace(tree, moved).(map[string]any), s.Overlay), s.quick)
 	tree["listen"] = listen

@@ -38,7 +38,7 @@ func addrs(t *testing.T, s *Scenario) map[string]string {
 
 func parse(t *testing.T, s *Scenario) *config.Config {
 	t.Helper()
-	data, err := s.Gateway("127.0.0.1:1", addrs(t, s))
+	data, err := s.Gateway("127.0.0.1:1", "http://billing.test:1", addrs(t, s))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,6 +90,12 @@ func TestGatewayKeepsTheScenarioAsItStands(t *testing.T) {
 		for i, f := range c.Routing.Fallback {
 			if want := len(shipped.Routing.Fallback[i].Next); len(f.Next) != want || !strings.Contains(f.Primary, ".test") {
 				t.Errorf("scenario %d: fallback %+v", n, f)
+			}
+		}
+		if hook := shipped.UsageHook; hook.Enabled {
+			hook.URL = "http://billing.test:1"
+			if c.UsageHook != hook {
+				t.Errorf("scenario %d: the hook is %+v, shipped %+v", n, c.UsageHook, hook)
 			}
 		}
 		if c.HealthCheck != shipped.HealthCheck || c.Routing.Retry != shipped.Routing.Retry || c.Strategy != shipped.Strategy {

@@ -5,10 +5,10 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +19,7 @@ import (
 	"github.com/llmproxy/llmproxy/pkg/gateway"
 	"github.com/llmproxy/llmproxy/pkg/listener"
 	"github.com/llmproxy/llmproxy/pkg/stats"
+	"github.com/llmproxy/llmproxy/pkg/webhook"
 )
 
 // Options are what a gateway is given beside its configuration.
@@ -45,6 +46,7 @@ type App struct {
 	hangups  *forward.Hangups
 
 	certificates *certificates // nil without TLS
+	usage        *usageReports // nil without the hook
 
 	metrics         *fasthttp.Server // on a listener of its own, nil without
 	metricsListener *listener.Listener
@@ -71,7 +73,7 @@ func New(c *config.Config, o Options) (*App, error) {
 	a.now = g
 	a.gateway = gateway.New(g.view, a.stats, o.Log)
 	a.setAccessLog(c.Log.Access)
-	if err := a.listen(c); err != nil {
+	if err := a.open(c); err != nil {
 		a.now.close()
 		a.hangups.Close()
 		a.setAccessLog(false)
@@ -82,12 +84,27 @@ func New(c *config.Config, o Options) (*App, error) {
 	return a, nil
 }
 
+// open opens the log of usage, and then the listeners.
+func (a *App) open(c *config.Config) (err error) {
+	if a.usage, err = openUsage(c, a.options); err != nil {
+		return err
+	}
+	if a.usage != nil {
+		a.gateway.SetUsage(a.usage.log, c.UsageHook.OnJournalError == "allow")
+		a.usage.register(a.stats)
+	}
+	if err = a.listen(c); err != nil && a.usage != nil {
+		a.usage.close()
+	}
+	return err
+}
+
 // UnsupportedError is a configuration that asks for features which this build
 // does not have. Serving without them would not be what the operator wrote.
 type UnsupportedError struct{ Settings []string }
 
 func (e *UnsupportedError) Error() string {
-	return fmt.Sprintf("this build cannot serve %d setting(s) of the configuration", len(e.Settings))
+	return "this build cannot serve these settings of the configuration: " + strings.Join(e.Settings, "; ")
 }
 
 // Addr is where the gateway listens.
@@ -111,6 +128,12 @@ func (a *App) Reload(c *config.Config) error {
 	if err != nil {
 		return err
 	}
+	var sender *webhook.Sender
+	if a.usage != nil {
+		if sender, err = a.usage.next(c); err != nil {
+			return err
+		}
+	}
 	next, err := a.build(c, a.now)
 	if err != nil {
 		return err
@@ -120,6 +143,9 @@ func (a *App) Reload(c *config.Config) error {
 	}
 	if secured != nil {
 		a.certificates.use(c.TLS, secured)
+	}
+	if sender != nil {
+		a.usage.use(c.UsageHook, sender)
 	}
 	a.gateway.SetView(next.view)
 	a.now.checker.Close() // its last word must not come after the next one's first
@@ -163,6 +189,7 @@ func (a *App) setAccessLog(on bool) {
 
 // needRestart lists the keys that differ and are fixed while the server runs.
 func needRestart(old, new *config.Config) []string {
+	hook := old.UsageHook.Enabled || new.UsageHook.Enabled
 	ownListener := old.Metrics.Listen != "" || new.Metrics.Listen != "" // for the metrics
 	var keys []string
 	for _, k := range []struct {
@@ -181,6 +208,12 @@ func needRestart(old, new *config.Config) []string {
 		{"metrics.listen", old.Metrics.Listen != new.Metrics.Listen},
 		{"metrics.path", old.Metrics.Path != new.Metrics.Path && ownListener},
 		{"metrics.enabled", old.Metrics.Enabled != new.Metrics.Enabled && ownListener},
+		{"data_dir", old.DataDir != new.DataDir && hook},
+		{"usage_hook.enabled", old.UsageHook.Enabled != new.UsageHook.Enabled},
+		{"usage_hook.sync", old.UsageHook.Sync != new.UsageHook.Sync && hook},
+		{"usage_hook.on_journal_error", old.UsageHook.OnJournalError != new.UsageHook.OnJournalError && hook},
+		{"usage_hook.max_size", old.UsageHook.MaxSize != new.UsageHook.MaxSize && hook},
+		{"usage_hook.retention", old.UsageHook.Retention != new.UsageHook.Retention && hook},
 		{"log.level", old.Log.Level != new.Log.Level},
 		{"log.format", old.Log.Format != new.Log.Format},
 	} {
@@ -235,6 +268,9 @@ func (a *App) Close() {
 	a.scraping.Wait()
 	a.now.close()
 	a.hangups.Close()
+	if a.usage != nil {
+		a.usage.close() // after the last request has ended
+	}
 	if a.access != nil {
 		a.gateway.SetAccessLog(nil)
 		a.access.Close()

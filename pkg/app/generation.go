@@ -144,7 +144,7 @@ func checkOptions(c *config.Config) health.Options {
 // way, else a new one.
 func (a *App) engine(b config.Backend, connect time.Duration, old *generation) (*engine, error) {
 	c := forward.UpstreamConfig{
-		Name: b.Name, URL: b.URL, APIKey: string(b.APIKey),
+		Name: b.Name, URL: b.URL, Engine: b.Engine, Continuous: b.ContinuousUsage, APIKey: string(b.APIKey),
 		KeepAlive: time.Duration(b.KeepAlive), Connect: connect,
 	}
 	if b.CAFile != "" {

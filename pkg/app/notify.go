@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"log/slog"
+	"net"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -74,9 +76,30 @@ func (s *Service) tell(last bool, lines ...string) {
 }
 
 func (s *Service) send(lines ...string) {
-	if _, err := daemon.SdNotify(false, strings.Join(lines, "\n")); err != nil {
+	if err := notify(strings.Join(lines, "\n")); err != nil {
 		s.Log.Warn("cannot tell the service manager", "message", lines[0], "error", err)
 	}
+}
+
+// notifyTimeout bounds the wait for a manager that does not read.
+const notifyTimeout = time.Second
+
+// notify is daemon.SdNotify with an end to its patience.
+func notify(state string) error {
+	name := os.Getenv("NOTIFY_SOCKET")
+	if name == "" {
+		return nil
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetWriteDeadline(time.Now().Add(notifyTimeout)); err != nil {
+		return err
+	}
+	_, err = c.Write([]byte(state))
+	return err
 }
 
 // acceptLimit is how long a server may take to come back for the next

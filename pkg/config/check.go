@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -259,6 +260,47 @@ func (c *Config) checkHook() {
 	}
 	if h.Timeout == 0 {
 		r.fault("usage_hook.timeout", "must not be 0: a hook without an answer would hold up the rest")
+	}
+	if h.MaxEvents < 1 {
+		r.fault("usage_hook.max_events", "must be at least 1")
+	}
+	if h.MaxBytes < 1<<10 {
+		r.fault("usage_hook.max_bytes", "must be at least 1KiB")
+	}
+	if h.MaxAge == 0 {
+		r.fault("usage_hook.max_age", "must not be 0; for small batches write a short time such as 10ms")
+	}
+	if h.MaxSize < 1<<20 {
+		r.fault("usage_hook.max_size", "must be at least 1MiB: every request that is billed needs room in the journal")
+	}
+	c.checkHookSecret()
+	if info, err := os.Stat(c.DataDir); h.Enabled && err == nil && !info.IsDir() {
+		r.fault("data_dir", "%s is not a directory", c.DataDir)
+	}
+}
+
+// checkHookSecret wants a key that nobody can guess. An empty one is a mistake
+// where the hook is on: the file would look as if reports were signed.
+func (c *Config) checkHookSecret() {
+	const least = 16 // bytes; pkg/webhook wants them too
+	r, h, key := c.origin.report, c.UsageHook, "usage_hook.secret"
+	if !r.has(key) && r.has(key+"_file") {
+		key += "_file"
+	}
+	secret := []byte(h.Secret)
+	if text, ok := strings.CutPrefix(string(h.Secret), "whsec_"); ok {
+		var err error
+		if secret, err = base64.StdEncoding.DecodeString(text); err != nil {
+			r.fault(key, "is not base64 after whsec_")
+			return
+		}
+	}
+	switch {
+	case h.Secret == "" && (!h.Enabled || !r.has(key)):
+	case h.Secret == "":
+		r.fault(key, "is empty; to send reports without a signature remove it")
+	case len(secret) < least:
+		r.fault(key, "has %d bytes, fewer than %d: anybody could guess it; `openssl rand -base64 32` makes one, to put after whsec_", len(secret), least)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 
 // complete fills in what depends on other keys: the defaults of list entries,
 // canonical URLs, absolute file names and the secrets that live in files.
-func (c *Config) complete() {
+func (c *Config) complete(environ []string) {
 	r := c.origin.report
 	for i := range c.Backends {
 		c.completeBackend(&c.Backends[i], fmt.Sprintf("backends[%d]", i))
@@ -44,6 +44,23 @@ func (c *Config) complete() {
 		c.warnOfReaders(c.TLS.KeyFile)
 	}
 	c.absolute(&c.Server.UploadDir)
+	if c.DataDir == "" {
+		c.DataDir = stateDirectory(environ)
+	}
+	c.absolute(&c.DataDir)
+}
+
+// stateDirectory is the first directory that systemd made for StateDirectory=,
+// else "data". See STATE_DIRECTORY in systemd.exec(5).
+func stateDirectory(environ []string) string {
+	for _, v := range environ {
+		if list, ok := strings.CutPrefix(v, "STATE_DIRECTORY="); ok {
+			if first, _, _ := strings.Cut(list, ":"); first != "" {
+				return first
+			}
+		}
+	}
+	return "data"
 }
 
 func (c *Config) completeBackend(b *Backend, key string) {

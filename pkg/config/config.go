@@ -60,6 +60,12 @@ type Config struct {
 	APIKeys []APIKey `yaml:"api_keys"`
 	// RateLimit protects the backends and the clients from each other.
 	RateLimit RateLimit `yaml:"rate_limit"`
+	// DataDir is the directory of what must outlive the process: the reports of
+	// UsageHook until they are delivered, and for a while after. It is made, for
+	// this user alone, when the hook is on; two gateways cannot share one.
+	// Default: the state directory that systemd has prepared (STATE_DIRECTORY),
+	// else data beside the file.
+	DataDir string `yaml:"data_dir"`
 	// UsageHook reports the tokens of every request to a billing system.
 	UsageHook UsageHook `yaml:"usage_hook"`
 	// Metrics serves Prometheus metrics.
@@ -155,10 +161,16 @@ type Backend struct {
 	Models []string `yaml:"models"`
 	// Region is where it stands. Default: none.
 	Region string `yaml:"region"`
-	// Engine is what runs there: vllm, sglang, tgi or llamacpp. Told, the
-	// backend gets only what that engine serves, and /generate is read in its
-	// dialect. Default: not told, every endpoint is tried.
-	Engine string `yaml:"engine" oneof:",vllm,sglang,tgi,llamacpp"`
+	// Engine is what runs there: vllm, vllm-rust (vLLM with its Rust front end,
+	// which has fewer endpoints), sglang, tgi or llamacpp. Told, the backend gets
+	// only what that engine serves, and /generate is read in its dialect. Default:
+	// not told, every endpoint is tried.
+	Engine string `yaml:"engine" oneof:",vllm,vllm-rust,sglang,tgi,llamacpp"`
+	// ContinuousUsage has the engine count in every event of a stream, so that a
+	// stream that breaks off is counted exactly and not estimated; vllm and
+	// sglang can. Danger: the engine writes about 100 bytes more an event, which
+	// the gateway takes out again. Default false.
+	ContinuousUsage bool `yaml:"continuous_usage"`
 	// Drain lets its open requests end and gives it no new ones. Default false.
 	Drain bool `yaml:"drain"`
 	// MaxInFlight is the number of requests it is given at a time. Default 0: no limit.
@@ -318,8 +330,18 @@ func Default() *Config {
 		},
 		Auth:      Auth{Storage: "file", Defaults: KeyDefaults{QuotaResetPeriod: "daily"}},
 		RateLimit: RateLimit{Storage: "memory"},
-		UsageHook: UsageHook{Timeout: Duration(2 * time.Second), Retry: 3},
-		Metrics:   Metrics{Enabled: true, Path: "/metrics"},
-		Log:       Log{Level: "info", Format: "text"},
+		UsageHook: UsageHook{
+			Timeout:        Duration(2 * time.Second),
+			Retry:          3,
+			MaxEvents:      500,
+			MaxBytes:       256 << 10,
+			MaxAge:         Duration(time.Second),
+			Sync:           "interval",
+			OnJournalError: "reject",
+			MaxSize:        10 << 30,
+			Retention:      Duration(24 * time.Hour),
+		},
+		Metrics: Metrics{Enabled: true, Path: "/metrics"},
+		Log:     Log{Level: "info", Format: "text"},
 	}
 }

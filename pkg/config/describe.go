@@ -36,7 +36,7 @@ func (c *Config) Describe(w io.Writer) {
 	row("cors", c.corsText())
 	row("auth", c.authText())
 	row("rate limit", c.limitsText())
-	row("usage hook", c.hookText())
+	c.describeHook(row)
 	row("metrics", c.metricsText())
 	row("log", fmt.Sprintf("%s, %s, access log %s", c.Log.Level, c.Log.Format, onOff(c.Log.Access)))
 }
@@ -119,6 +119,9 @@ func backendText(b Backend) string {
 	}
 	if b.APIKey != "" {
 		text += ", with a key of its own"
+	}
+	if b.ContinuousUsage {
+		text += ", counts in every event"
 	}
 	if b.Drain {
 		text += ", drains: no new requests"
@@ -238,13 +241,26 @@ func rates(all ...rate) string {
 	return strings.Join(out, ", ")
 }
 
-// hookText leaves out the query of the URL: it may be a token.
-func (c *Config) hookText() string {
-	u, err := url.Parse(c.UsageHook.URL)
-	if !c.UsageHook.Enabled || err != nil {
-		return "off"
+// describeHook leaves out the query of the URL: it may be a token.
+func (c *Config) describeHook(row func(...string)) {
+	h := c.UsageHook
+	u, err := url.Parse(h.URL)
+	if !h.Enabled || err != nil {
+		row("usage hook", "off")
+		return
 	}
-	return fmt.Sprintf("POST %s://%s%s, timeout %v, %d retries", u.Scheme, u.Host, u.EscapedPath(), c.UsageHook.Timeout, c.UsageHook.Retry)
+	signed := "not signed"
+	if h.Secret != "" {
+		signed = "signed"
+	}
+	failing := "refused"
+	if h.OnJournalError == "allow" {
+		failing = "served, and may never be billed"
+	}
+	row("usage hook", fmt.Sprintf("POST %s://%s%s, %s, timeout %v, %d retries", u.Scheme, u.Host, u.EscapedPath(), signed, h.Timeout, h.Retry))
+	row("", fmt.Sprintf("batches of up to %d reports, %v, collected for %v", h.MaxEvents, h.MaxBytes, h.MaxAge))
+	row("", fmt.Sprintf("kept in %s until delivered and %v longer, up to %v, fsync: %s", c.DataDir, h.Retention, h.MaxSize, h.Sync))
+	row("", "what comes while that cannot be written is "+failing)
 }
 
 func (c *Config) metricsText() string {

@@ -184,6 +184,8 @@ func extras() map[string]object {
 		"health_check.path":                path,
 		"health_check.unhealthy_threshold": atLeastOne,
 		"health_check.healthy_threshold":   atLeastOne,
+		"usage_hook.max_events":            atLeastOne,
+		"data_dir":                         {"examples": []any{"/var/lib/llmproxy"}},
 		"auth.redis.addr":                  {"examples": []any{"redis:6379"}},
 		"api_keys[]":                       {"anyOf": []object{{"required": []string{"key"}}, {"required": []string{"key_file"}}}},
 		"api_keys[].allowed_models":        models,

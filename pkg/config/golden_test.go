@@ -38,10 +38,10 @@ func TestScenariosAreAccepted(t *testing.T) {
 	}
 }
 
-// values is c without the places of its keys.
+// values is c without the places of its keys and its file.
 func values(c *Config) Config {
 	v := *c
-	v.origin = nil
+	v.origin, v.DataDir = nil, ""
 	return v
 }
 

@@ -58,7 +58,7 @@ func Parse(name string, data []byte, environ []string) (*Config, error) {
 	}
 	c.origin = &origin{report: r}
 	if !r.faulty[""] {
-		c.complete()
+		c.complete(environ)
 		c.check()
 	}
 	if err := r.err(); err != nil {

@@ -99,7 +99,7 @@ func TestEnvironment(t *testing.T) {
 		`LLMPROXY__CORS__ALLOWED_HEADERS=["X-A", "X-B"]`,
 		`LLMPROXY__ROUTING__MODEL_MAPPING={"meta-llama/Llama-3.1-8B": "c"}`,
 		"LLMPROXY__BACKENDS=[\n\t{\"url\":\"http:\\/\\/other:1\",\n\t \"weight\":3,\"name\":\"\\ud83d\\ude00\"}\n]",
-		"LLMPROXY__USAGE_HOOK__SECRET=a=b",
+		"LLMPROXY__USAGE_HOOK__SECRET=a=b, sixteen bytes",
 	)
 	if c.Listen != "unix:/run/a.sock" || c.ListenMode != 0o600 || c.Server.MaxBodySize != 16<<20 || c.Metrics.Enabled || c.Routing.Retry.MaxRetries != 5 || c.Region != "007" {
 		t.Errorf("scalars: %+v", values(c))
@@ -113,7 +113,7 @@ func TestEnvironment(t *testing.T) {
 	if len(c.Backends) != 1 || c.Backends[0].URL != "http://other:1" || c.Backends[0].Weight != 3 || c.Backends[0].Name != "\U0001F600" || c.Backends[0].KeepAlive == 0 {
 		t.Errorf("the backends must be replaced: %+v", c.Backends)
 	}
-	if c.UsageHook.Secret != "a=b" {
+	if c.UsageHook.Secret != "a=b, sixteen bytes" {
 		t.Errorf("secret: %q", string(c.UsageHook.Secret))
 	}
 }
@@ -151,7 +151,7 @@ func TestFaultsOfTheEnvironment(t *testing.T) {
 func TestSecretFiles(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "gpu.key"), "sk-gpu\r\n", 0o600)
-	write(t, filepath.Join(dir, "open.key"), "sk-open", 0o604)
+	write(t, filepath.Join(dir, "open.key"), "sk-open, of 16 bytes", 0o604)
 	write(t, filepath.Join(dir, "empty.key"), "\n", 0o600)
 	path := filepath.Join(dir, "f.yaml")
 
@@ -160,7 +160,7 @@ func TestSecretFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Backends[0].APIKey != "sk-gpu" || c.UsageHook.Secret != "sk-open" {
+	if c.Backends[0].APIKey != "sk-gpu" || c.UsageHook.Secret != "sk-open, of 16 bytes" {
 		t.Errorf("files are not read beside the configuration, or not trimmed: %q", string(c.Backends[0].APIKey))
 	}
 	wantWarnings(t, c, filepath.Join(dir, "open.key")+" holds secrets and every user of this machine can read it; chmod 600 it")
@@ -186,7 +186,7 @@ func TestReadableConfigurationIsWarnedOf(t *testing.T) {
 	wantWarnings(t, load(secret, 0o644), path+" holds secrets and every user of this machine can read it; chmod 600 it")
 	wantWarnings(t, load(secret, 0o640))
 	wantWarnings(t, load(good, 0o644))
-	wantWarnings(t, load(good, 0o644, "LLMPROXY__USAGE_HOOK__SECRET=hunter2"))
+	wantWarnings(t, load(good, 0o644, "LLMPROXY__USAGE_HOOK__SECRET=hunter2hunter2hunter2"))
 }
 
 func write(t *testing.T, path, text string, mode os.FileMode) {
@@ -225,6 +225,11 @@ func TestWarnings(t *testing.T) {
 			t.Errorf("warnings: %q", w)
 		}
 	})
+	t.Run("an engine that cannot count in every event", func(t *testing.T) {
+		wantWarnings(t, parse(t, "backends:\n  - {url: http://a, engine: tgi, continuous_usage: true}\n"),
+			"f.yaml:2: backends[0].continuous_usage: has no effect: tgi cannot count in every event")
+		wantWarnings(t, parse(t, "backends: [{url: http://a, engine: vllm, continuous_usage: true}, {url: http://b, continuous_usage: true}]\n"))
+	})
 	t.Run("the endpoint's /v1 in the URL", func(t *testing.T) {
 		wantWarnings(t, parse(t, "backends:\n  - url: http://gpu/llm/v1/\n"),
 			"f.yaml:2: backends[0].url: ends in /v1, and the gateway adds the endpoint's own: requests will go to http://gpu/llm/v1/v1/...")
@@ -237,6 +242,63 @@ func TestWarnings(t *testing.T) {
 	t.Run("noise", func(t *testing.T) {
 		wantWarnings(t, parse(t, good+"rate_limit: {enabled: false, global: {burst_size: 1}}\nrouting: {model_mapping: {a: b}}\n"))
 	})
+}
+
+// Reports that are looked for in another place after a restart are lost.
+func TestDataDir(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		environ    []string
+		want       string
+	}{
+		{"default is where the process was started", "", nil, "/etc/llm/data"},
+		{"relative to where the process was started", "data_dir: x/y", nil, "/etc/llm/x/y"},
+		{"the state directory is not used", "", []string{"STATE_DIRECTORY=/var/lib/llmproxy"}, "/var/lib/llmproxy"},
+		{"two state directories are one name", "", []string{"STATE_DIRECTORY=/var/lib/a:/var/lib/b"}, "/var/lib/a"},
+		{"no state directory", "", []string{"STATE_DIRECTORY="}, "/etc/llm/data"},
+		{"the file is overruled by systemd", "data_dir: /srv/llm", []string{"STATE_DIRECTORY=/var/lib/llmproxy"}, "/srv/llm"},
+		{"the copied default is a name", `data_dir: ""`, nil, "/etc/llm/data"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := Parse("/etc/llm/f.yaml", []byte(good+c.text+"\n"), c.environ)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.DataDir != c.want {
+				t.Errorf("data_dir is %s, want %s", got.DataDir, c.want)
+			}
+		})
+	}
+}
+
+// An empty key signs what anybody can sign.
+func TestSecretsOfTheHook(t *testing.T) {
+	const head = "usage_hook:\n  enabled: true\n  url: http://a\n"
+	key := filepath.Join(t.TempDir(), "hook.key")
+	write(t, key, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", 0o600)
+	const empty = "is empty; to send reports without a signature remove it"
+	const short = "bytes, fewer than 16: anybody could guess it; `openssl rand -base64 32` makes one, to put after whsec_"
+	for _, c := range []struct{ name, text, want string }{
+		{"no signature is refused", head, ""},
+		{"empty", head + `  secret: ""`, "f.yaml:6: usage_hook.secret: " + empty},
+		{"empty name of the file", head + `  secret_file: ""`, "f.yaml:6: usage_hook.secret_file: " + empty},
+		{"the reference file's empty secret beside the file", head + "  secret: \"\"\n  secret_file: " + key, ""},
+		{"the reference file, hook off", "usage_hook: {enabled: false, secret: \"\", secret_file: \"\"}", ""},
+		{"too short", head + "  secret: fifteen bytes..", "f.yaml:6: usage_hook.secret: has 15 " + short},
+		{"long enough is refused", head + "  secret: 16 bytes of text", ""},
+		{"too short, hook off", "usage_hook: {secret: hunter2}", "f.yaml:3: usage_hook.secret: has 7 " + short},
+		{"the prefix counts", head + "  secret: whsec_aHVudGVyMg==", "f.yaml:6: usage_hook.secret: has 7 " + short},
+		{"Standard Webhooks' own is refused", head + "  secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", ""},
+		{"half a line was copied", head + "  secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS", "f.yaml:6: usage_hook.secret: is not base64 after whsec_"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.want == "" {
+				parse(t, good+c.text+"\n")
+				return
+			}
+			faults(t, good+c.text+"\n", nil, c.want)
+		})
+	}
 }
 
 // Uploads that fail at the first large file should have failed at check.
@@ -252,8 +314,7 @@ func TestUploadDirMustBeWritable(t *testing.T) {
 }
 
 func TestPending(t *testing.T) {
-	const auth, limit, hook = "this build cannot check API keys yet; remove it, or write auth.enabled: false",
-		"this build cannot limit rates yet; write false", "this build cannot report usage yet; write false"
+	const auth, limit = "this build cannot check API keys yet; remove it, or write auth.enabled: false", "this build cannot limit rates yet; write false"
 	for _, c := range []struct {
 		name, text string
 		want       []string
@@ -263,8 +324,8 @@ func TestPending(t *testing.T) {
 		{"auth", "auth: {enabled: true}", []string{"f.yaml:3: auth.enabled: " + auth}},
 		{"off is off", "auth: {enabled: false}\napi_keys: [{key: k}]\nrate_limit: {enabled: false, global: {burst_size: 1}}", nil},
 		{
-			"all", "rate_limit: {enabled: true}\nusage_hook: {enabled: true, url: http://a}",
-			[]string{"f.yaml:3: rate_limit.enabled: " + limit, "f.yaml:4: usage_hook.enabled: " + hook},
+			"all", "rate_limit: {enabled: true}\nauth: {enabled: true}",
+			[]string{"f.yaml:4: auth.enabled: " + auth, "f.yaml:3: rate_limit.enabled: " + limit},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -70,6 +70,11 @@ func (c *Config) warn() {
 			c.warnOf(index("backends", i)+".keep_alive", "is not below 5s, when uvicorn closes idle connections: requests will meet closed ones unless the engine was told otherwise")
 		}
 	}
+	for i, b := range c.Backends {
+		if b.ContinuousUsage && (b.Engine == "tgi" || b.Engine == "llamacpp") {
+			c.warnOf(index("backends", i)+".continuous_usage", "has no effect: %s cannot count in every event", b.Engine)
+		}
+	}
 	for i, p := range c.TrustedProxies {
 		if p.Bits() == 0 {
 			c.warnOf(index("trusted_proxies", i), "trusts everyone: any client may claim any address")
@@ -117,7 +122,6 @@ func (c *Config) Pending() []string {
 	}
 	pending(c.Auth.Enabled, authKey, "this build cannot check API keys yet; remove it, or write auth.enabled: false")
 	pending(c.RateLimit.Enabled, "rate_limit.enabled", "this build cannot limit rates yet; write false")
-	pending(c.UsageHook.Enabled, "usage_hook.enabled", "this build cannot report usage yet; write false")
 	return out
 }
 

@@ -108,19 +108,47 @@ type KeyLimit struct {
 	BurstSize int `yaml:"burst_size"`
 }
 
-// UsageHook reports the tokens of every request to a billing system.
+// UsageHook reports the tokens of every request to a billing system. A report
+// is in a journal in data_dir before the client has its last byte, and is sent
+// from there, in batches, until the billing system has it.
 type UsageHook struct {
 	// Enabled turns it on. Default false.
 	Enabled bool `yaml:"enabled"`
-	// URL receives the reports as POST.
+	// URL receives the reports as POST: batches of CloudEvents in JSON.
 	URL string `yaml:"url"`
 	// Timeout is the time one delivery may take. Default 2s; not 0.
 	Timeout Duration `yaml:"timeout"`
 	// Retry is the number of further deliveries tried at once before the
 	// report waits for a later round. Default 3.
 	Retry int `yaml:"retry"`
-	// Secret signs the reports. Default: none.
+	// Secret signs the reports as Standard Webhooks says: whsec_ and base64, or
+	// plain text, of at least 16 bytes. Default: reports are not signed.
 	Secret Secret `yaml:"secret"`
 	// SecretFile holds Secret in a file.
 	SecretFile string `yaml:"secret_file"`
+	// MaxEvents is the number of reports in a batch. Default 500; at least 1.
+	MaxEvents int `yaml:"max_events"`
+	// MaxBytes is the size of a batch; a single report may be larger. Default
+	// 256KiB; at least 1KiB.
+	MaxBytes Size `yaml:"max_bytes"`
+	// MaxAge is how long a report waits for others to fill its batch. Default
+	// 1s; not 0.
+	MaxAge Duration `yaml:"max_age"`
+	// Sync is when the journal is forced to the disk: interval (default), every
+	// 10 ms; always, before a request goes on; or os, when the kernel likes. The
+	// end of the process loses nothing in any case; a power loss loses what was
+	// not forced.
+	Sync string `yaml:"sync" oneof:"interval,always,os"`
+	// OnJournalError says what becomes of requests that would be billed while
+	// the journal cannot be written, because the disk is full for example:
+	// reject (default) answers 503, allow serves them. Danger: what allow serves
+	// then may never be billed.
+	OnJournalError string `yaml:"on_journal_error" oneof:"reject,allow"`
+	// MaxSize is how large the journal may become with reports that are not
+	// delivered; beyond it is as if the disk were full. Default 10GiB; at least
+	// 1MiB.
+	MaxSize Size `yaml:"max_size"`
+	// Retention is how long a report is kept in the journal after its delivery,
+	// at least. Default 24h.
+	Retention Duration `yaml:"retention"`
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/llmproxy/llmproxy/pkg/openai"
 	"github.com/llmproxy/llmproxy/pkg/route"
 	"github.com/llmproxy/llmproxy/pkg/stats"
+	"github.com/llmproxy/llmproxy/pkg/usage"
 )
 
 // Cause is why a call was interrupted.
@@ -64,6 +65,13 @@ type Call struct {
 	// Tap sees what the client is about to get, without chunks; nil: nobody does.
 	// The caller's to set once the answer is open.
 	Tap func(p []byte)
+	// Meter reads the usage out of the answer, Filter then takes out of a stream
+	// what the client has not asked for, and Report is called every markEvery of a
+	// stream and, with final, before the bytes that end the answer are passed on.
+	// All are the caller's to set once the answer is open; nil: none.
+	Meter  *usage.Meter
+	Filter *usage.Filter
+	Report func(final bool)
 	// Relayed counts the bytes of the body that were handed to the client.
 	Relayed int64
 	// FirstToken and LastByte are when the first token and the last bytes of
@@ -90,9 +98,12 @@ type Call struct {
 
 	// While Relay runs.
 	client     io.Writer
-	clientErr  error // of a Write to it
-	framingErr error // in what came
-	ended      bool  // the last chunk went out with the one before it
+	clientErr  error     // of a Write to it
+	framingErr error     // in what came
+	ended      bool      // the last chunk went out with the one before it
+	settled    bool      // Report has heard of the end
+	marked     time.Time // when Report was last called
+	apart      bool      // what is written is not in buf
 
 	// Bound once: a method value allocates.
 	relayed func(buf *readBuffer, in []byte) (more bool)

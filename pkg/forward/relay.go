@@ -85,8 +85,11 @@ func (c *Call) relay(p []byte) (more bool) {
 			c.Tap(p)
 		}
 		c.watch(p)
-		c.Relayed += int64(len(p))
 		c.ended = c.framing.done()
+		if c.Meter != nil {
+			p = c.meter(p)
+		}
+		c.Relayed += int64(len(p))
 		if c.clientErr = c.write(c.client, p, c.ended); c.clientErr != nil {
 			return false
 		}
@@ -113,17 +116,62 @@ func (c *Call) End(w io.Writer, p []byte) error {
 	return nil
 }
 
+// markEvery is how often a stream's progress is reported.
+const markEvery = 2 * time.Second
+
+// meter has the usage read out of p, and returns what the client gets of it.
+func (c *Call) meter(p []byte) []byte {
+	if !c.sse {
+		c.Meter.Whole(p)
+		if c.ended {
+			c.settle()
+		}
+		return p
+	}
+	c.Meter.Scan(p)
+	out := p
+	if c.Filter != nil {
+		out = c.Filter.Filter(p)
+		if c.ended {
+			out = append(out, c.Filter.Flush()...)
+		}
+		c.apart = len(out) > 0 && &out[0] != &p[0]
+	}
+	switch {
+	case c.ended || c.Events.Done:
+		c.settle()
+	case c.marked.IsZero():
+		c.marked = c.LastByte
+	case c.LastByte.Sub(c.marked) >= markEvery:
+		c.marked = c.LastByte
+		c.Report(false)
+	}
+	return out
+}
+
+func (c *Call) settle() {
+	if !c.settled {
+		c.settled = true
+		c.Report(true)
+	}
+}
+
 // write passes p on, framed when the client wants chunks.
 func (c *Call) write(w io.Writer, p []byte, last bool) error {
+	if len(p) == 0 {
+		c.ended = false // the last chunk has nothing to go with
+		return nil
+	}
 	if !c.Chunked {
 		_, err := w.Write(p)
 		return err
 	}
-	if c.buf != nil {
+	if c.buf != nil && !c.apart {
 		_, err := w.Write(frame(c.buf, p, last))
 		return err
 	}
-	// It was gathered from several reads, which happens once a stream at most.
+	// It was gathered from several reads: a stream's beginning, or an event that
+	// the filter had to wait for.
 	buf := readBuffers.Get().(*readBuffer)
 	defer readBuffers.Put(buf)
 	for len(p) > 0 {

@@ -23,6 +23,10 @@ type UpstreamConfig struct {
 	Name string // for metrics
 	// URL is http or https, a host, and the path prefix its API stands under.
 	URL string
+	// Engine is its dialect, "" when that is not told; Continuous says that it is
+	// to tell the usage in every chunk, where it can.
+	Engine     string
+	Continuous bool
 	// APIKey is sent as a bearer token; none when empty.
 	APIKey string
 	// CA is a PEM bundle that replaces the system's for https.

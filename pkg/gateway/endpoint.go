@@ -5,6 +5,7 @@ import (
 
 	"github.com/llmproxy/llmproxy/pkg/openai"
 	"github.com/llmproxy/llmproxy/pkg/route"
+	"github.com/llmproxy/llmproxy/pkg/usage"
 )
 
 // endpoint is one row of the table of surfaces: how they differ, and nothing
@@ -12,11 +13,12 @@ import (
 type endpoint struct {
 	path    string // here and, behind the backend's prefix, on the engine
 	engines engines
-	method  string // POST when empty
-	api     api    // whose errors and streams it has
-	form    bool   // multipart/form-data in place of JSON
-	creates bool   // its answer is a response that later requests name
-	stored  bool   // the path names such a response; there is no body to read
+	method  string     // POST when empty
+	api     api        // whose errors and streams it has
+	form    bool       // multipart/form-data in place of JSON
+	creates bool       // its answer is a response that later requests name
+	stored  bool       // the path names such a response; there is no body to read
+	kind    usage.Kind // where its answers tell the usage
 	surface route.Surfaces
 	other   *endpoint // of the same path and method; nil: none
 }
@@ -29,7 +31,8 @@ const (
 	sglang
 	tgi
 	llamacpp
-	all = vllm | sglang | tgi | llamacpp
+	vllmRust
+	all = vllm | sglang | tgi | llamacpp | vllmRust
 )
 
 // api is whose clients a surface is for.
@@ -46,43 +49,43 @@ const (
 // Whatever an engine serves beside them, its admin endpoints above all, cannot
 // be reached. Two rows may have one path and method: see Exchange.serving.
 var endpoints = [...]endpoint{
-	{path: "/v1/chat/completions", engines: all},
-	{path: "/v1/completions", engines: all},
-	{path: "/v1/embeddings", engines: vllm | sglang | llamacpp},
+	{path: "/v1/chat/completions", engines: all, kind: usage.KindChat},
+	{path: "/v1/completions", engines: all, kind: usage.KindCompletions},
+	{path: "/v1/embeddings", engines: vllm | vllmRust | sglang | llamacpp, kind: usage.KindPooling},
 
-	{path: "/v1/responses", engines: vllm | sglang | llamacpp, api: apiResponses, creates: true},
+	{path: "/v1/responses", engines: vllm | vllmRust | sglang | llamacpp, api: apiResponses, creates: true, kind: usage.KindResponses},
 	{path: "/v1/responses/{id}", engines: vllm | sglang, api: apiResponses, stored: true, method: "GET"},
 	{path: "/v1/responses/{id}", engines: vllm | sglang, api: apiResponses, stored: true, method: "DELETE"},
 	{path: "/v1/responses/{id}/cancel", engines: vllm | sglang, api: apiResponses, stored: true},
 	{path: "/v1/responses/{id}/input_items", engines: vllm | sglang, api: apiResponses, stored: true, method: "GET"},
 	{path: "/v1/responses/input_tokens", engines: llamacpp, api: apiResponses},
 
-	{path: "/v1/messages", engines: vllm | sglang | llamacpp, api: apiAnthropic},
-	{path: "/v1/messages/count_tokens", engines: vllm | sglang | llamacpp, api: apiAnthropic},
+	{path: "/v1/messages", engines: vllm | vllmRust | sglang | llamacpp, api: apiAnthropic, kind: usage.KindMessages},
+	{path: "/v1/messages/count_tokens", engines: vllm | vllmRust | sglang | llamacpp, api: apiAnthropic},
 
-	{path: "/v1/rerank", engines: vllm | sglang | llamacpp},
-	{path: "/v2/rerank", engines: vllm},
-	{path: "/rerank", engines: vllm | llamacpp},
-	{path: "/v1/reranking", engines: llamacpp},
-	{path: "/reranking", engines: llamacpp},
-	{path: "/v1/score", engines: vllm | sglang},
-	{path: "/score", engines: vllm},
-	{path: "/v1/classify", engines: sglang},
-	{path: "/classify", engines: vllm | sglang},
-	{path: "/pooling", engines: vllm},
+	{path: "/v1/rerank", engines: vllm | sglang | llamacpp, kind: usage.KindPooling},
+	{path: "/v2/rerank", engines: vllm, kind: usage.KindPooling},
+	{path: "/rerank", engines: vllm | llamacpp, kind: usage.KindPooling},
+	{path: "/v1/reranking", engines: llamacpp, kind: usage.KindPooling},
+	{path: "/reranking", engines: llamacpp, kind: usage.KindPooling},
+	{path: "/v1/score", engines: vllm | sglang, kind: usage.KindPooling},
+	{path: "/score", engines: vllm, kind: usage.KindPooling},
+	{path: "/v1/classify", engines: sglang, kind: usage.KindPooling},
+	{path: "/classify", engines: vllm | sglang, kind: usage.KindPooling},
+	{path: "/pooling", engines: vllm | vllmRust, kind: usage.KindPooling},
 
 	{path: "/tokenize", engines: all},
-	{path: "/detokenize", engines: vllm | sglang | llamacpp},
+	{path: "/detokenize", engines: vllm | vllmRust | sglang | llamacpp},
 	{path: "/v1/tokenize", engines: sglang},
 	{path: "/v1/detokenize", engines: sglang},
 
-	{path: "/v1/audio/transcriptions", engines: vllm | sglang | llamacpp, form: true},
-	{path: "/v1/audio/translations", engines: vllm, form: true},
+	{path: "/v1/audio/transcriptions", engines: vllm | sglang | llamacpp, form: true, kind: usage.KindAudio},
+	{path: "/v1/audio/translations", engines: vllm, form: true, kind: usage.KindAudio},
 
-	{path: "/generate", engines: tgi, api: apiTGI},
-	{path: "/generate", engines: sglang},
-	{path: "/generate", engines: sglang, method: "PUT"},
-	{path: "/generate_stream", engines: tgi, api: apiTGI},
+	{path: "/generate", engines: tgi, api: apiTGI, kind: usage.KindTGI},
+	{path: "/generate", engines: sglang, kind: usage.KindSGLang},
+	{path: "/generate", engines: sglang, method: "PUT", kind: usage.KindSGLang},
+	{path: "/generate_stream", engines: tgi, api: apiTGI, kind: usage.KindTGI},
 }
 
 // endpointTable is endpoints as the handlers know them: one of each path and
@@ -114,6 +117,8 @@ func Surfaces(engine string) (route.Surfaces, error) {
 		return 0, nil
 	case "vllm":
 		which = vllm
+	case "vllm-rust":
+		which = vllmRust
 	case "sglang":
 		which = sglang
 	case "tgi":

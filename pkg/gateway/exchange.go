@@ -22,26 +22,28 @@ import (
 // Exchange is one request and its answer. It is pooled; it belongs to the
 // goroutine of its connection, but for the call's Interrupt.
 type Exchange struct {
-	gateway  *Gateway
-	view     *View
-	endpoint *endpoint
-	conn     *listener.Conn // nil when the server does not listen on ours
-	left     func(listener.Cause)
-	taken    fasthttp.HijackHandler
-	learning func(p []byte)
-	start    time.Time
-	id       [32]byte
-	request  openai.Request
-	call     *forward.Call
-	parts    [4][]byte
-	header   []byte
-	access   *AccessLog // nil when it is off
-	record   *record    // what it wants of the request
-	upload   *upload    // the body of a form; nil: the server has it
-	asked    string     // the model that the client named, where it is wanted later
-	stored   string     // the response that the path names
-	created  openai.ResponseID
-	ping     *pinger // nil: none are wanted
+	gateway   *Gateway
+	view      *View
+	endpoint  *endpoint
+	conn      *listener.Conn // nil when the server does not listen on ours
+	left      func(listener.Cause)
+	taken     fasthttp.HijackHandler
+	learning  func(p []byte)
+	reporting func(final bool)
+	start     time.Time
+	id        [32]byte
+	request   openai.Request
+	call      *forward.Call
+	parts     [4][]byte
+	header    []byte
+	access    *AccessLog // nil when it is off
+	record    *record    // what it wants of the request
+	upload    *upload    // the body of a form; nil: the server has it
+	asked     string     // the model that the client named, where it is wanted later
+	stored    string     // the response that the path names
+	created   openai.ResponseID
+	ping      *pinger   // nil: none are wanted
+	metering  *metering // nil: usage is not recorded
 
 	client   io.Writer     // while the answer is relayed
 	head     *[]byte       // of a stream, until its first bytes go out
@@ -57,7 +59,7 @@ type Exchange struct {
 func newExchange(g *Gateway) *Exchange {
 	x := &Exchange{gateway: g, call: forward.NewCall()}
 	x.left = x.leave // bound once: a method value allocates
-	x.learning = x.learn
+	x.learning, x.reporting = x.learn, x.report
 	x.taken = func(c net.Conn) { go x.stream(release(c)) }
 	return x
 }
@@ -96,7 +98,7 @@ func (g *Gateway) recycle(x *Exchange) {
 	}
 	x.request.Reset()
 	request := x.request
-	*x = Exchange{gateway: g, call: x.call, left: x.left, taken: x.taken, learning: x.learning, header: header, request: request}
+	*x = Exchange{gateway: g, call: x.call, left: x.left, taken: x.taken, learning: x.learning, reporting: x.reporting, header: header, request: request}
 	g.exchanges.Put(x)
 }
 
@@ -266,7 +268,7 @@ func (x *Exchange) account(now time.Time) {
 	}
 	series := g.nobody
 	if c.Pool != nil {
-		table := x.view.table(g.stats, c.Pool)
+		table := x.view.about(c.Pool).table(g.stats)
 		series = table.Series(-1, "")
 		if b := c.Backend; b != nil {
 			series = table.Series(b.Index, b.Name)

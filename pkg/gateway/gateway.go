@@ -4,6 +4,7 @@
 package gateway
 
 import (
+	"bytes"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"github.com/fasthttp/router"
 	"github.com/valyala/fasthttp"
 
+	"github.com/llmproxy/llmproxy/pkg/events"
 	"github.com/llmproxy/llmproxy/pkg/forward"
 	"github.com/llmproxy/llmproxy/pkg/listener"
 	"github.com/llmproxy/llmproxy/pkg/openai"
@@ -50,21 +52,25 @@ type View struct {
 	MetricsPath   string
 	MetricsPublic bool
 
-	tables  sync.Map // *route.Pool -> *stats.Table
-	ntables atomic.Int64
+	pools  sync.Map // *route.Pool -> *poolInfo
+	npools atomic.Int64
 }
 
 // Gateway serves requests by its current View.
 type Gateway struct {
-	view      atomic.Pointer[View]
-	exchanges sync.Pool
-	stats     *stats.Set
-	nobody    *stats.Series // requests that came to no backend
-	access    atomic.Pointer[AccessLog]
-	homes     *route.Affinity // of responses
-	forms     map[string]bool // the paths that take forms
-	draining  atomic.Bool
-	log       *slog.Logger
+	view            atomic.Pointer[View]
+	exchanges       sync.Pool
+	usage           *events.Log // nil: usage is not recorded
+	allowUnrecorded bool
+	meterings       sync.Pool
+	stats           *stats.Set
+	nobody          *stats.Series // requests that came to no backend
+	access          atomic.Pointer[AccessLog]
+	homes           *route.Affinity   // of responses
+	forms           map[string]bool   // the paths that take forms
+	bodies          map[string]string // the paths that take a body, by POST or this method
+	draining        atomic.Bool
+	log             *slog.Logger
 
 	server      *fasthttp.Server
 	idleTimeout time.Duration
@@ -72,7 +78,7 @@ type Gateway struct {
 
 // New returns a gateway that serves by view.
 func New(view *View, set *stats.Set, log *slog.Logger) *Gateway {
-	g := &Gateway{stats: set, nobody: set.Series("", ""), log: log, homes: route.NewAffinity(maxHomes), forms: map[string]bool{}}
+	g := &Gateway{stats: set, nobody: set.Series("", ""), log: log, homes: route.NewAffinity(maxHomes), forms: map[string]bool{}, bodies: map[string]string{}}
 	g.exchanges.New = func() any { return newExchange(g) }
 	g.SetView(view)
 	return g
@@ -90,27 +96,6 @@ func (g *Gateway) SetAccessLog(a *AccessLog) { g.access.Store(a) }
 // Drain tells load balancers, by /readyz, and clients, by Connection: close,
 // to go elsewhere. Requests are served all the same.
 func (g *Gateway) Drain() { g.draining.Store(true) }
-
-// maxTables bounds the pools remembered: which models match which globs at once
-// is up to clients, and beyond route's own bound each such request has a pool
-// to itself.
-const maxTables = 4096
-
-// table returns the series of a pool, made when it is first asked for.
-func (v *View) table(set *stats.Set, p *route.Pool) *stats.Table {
-	if t, ok := v.tables.Load(p); ok {
-		return t.(*stats.Table)
-	}
-	fresh := set.Table(p.Label, len(v.Table.Backends()))
-	if v.ntables.Load() >= maxTables {
-		return fresh // the same series, found by name
-	}
-	t, known := v.tables.LoadOrStore(p, fresh)
-	if !known {
-		v.ntables.Add(1)
-	}
-	return t.(*stats.Table)
-}
 
 // Limits are what the server allows a client. They are fixed while it runs.
 type Limits struct {
@@ -176,18 +161,50 @@ func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) fasthttp.RequestConf
 			return c
 		}
 		c.ReadTimeout = orForever(v.BodyTimeout)
+		if g.refusedByHead(h) != nil {
+			c.MaxRequestBodySize = min(v.MaxBody, maxRefusedBody)
+		}
 	}
 	return c
+}
+
+// maxRefusedBody is how much is read of the body of a request that is refused
+// whatever stands in it, so that its connection can be used again.
+const maxRefusedBody = 16 << 10
+
+// refusedByHead is the error of a request whose head tells that its body will not
+// be read, nil when it may be. The endpoints of the paths with an id take none.
+func (g *Gateway) refusedByHead(h *fasthttp.RequestHeader) *openai.Error {
+	path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
+	method, ok := g.bodies[string(path)]
+	switch {
+	case !ok:
+		return openai.NotFound(string(h.Method()), string(path))
+	case !h.IsPost() && string(h.Method()) != method:
+		return openai.MethodNotAllowed(string(h.Method()), string(path))
+	case !isIdentity(h.Peek(fasthttp.HeaderContentEncoding)) || !isJSON(h.ContentType()):
+		if g.forms[string(path)] {
+			return openai.UnsupportedForm()
+		}
+		return openai.UnsupportedMedia()
+	}
+	return nil
 }
 
 // expect answers a client that asks, by Expect: 100-continue, whether to send
 // its body.
 func (g *Gateway) expect(ctx *fasthttp.RequestCtx) int {
 	limit := g.View().MaxBody
-	if ctx.Request.Header.ContentLength() <= limit {
-		return fasthttp.StatusContinue
-	}
+	h := &ctx.Request.Header
 	err := openai.BodyTooLarge(int64(limit))
+	if h.ContentLength() <= limit {
+		if g.expectsForm(h) {
+			return fasthttp.StatusContinue
+		}
+		if err = g.refusedByHead(h); err == nil {
+			return fasthttp.StatusContinue
+		}
+	}
 	g.refuse(ctx, err)
 	return err.Status
 }
@@ -211,6 +228,9 @@ func (g *Gateway) handler() fasthttp.RequestHandler {
 	}
 	r.GlobalOPTIONS = func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(fasthttp.StatusNoContent) }
 	for _, e := range endpointTable() {
+		if !e.stored {
+			g.bodies[e.path] = e.method
+		}
 		if e.form {
 			g.forms[e.path] = true
 			r.Handle(e.method, e.path, func(ctx *fasthttp.RequestCtx) { g.receive(ctx, e) })
@@ -262,7 +282,13 @@ func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {
 	if c := listener.FromConn(ctx.Conn()); c != nil {
 		c.Linger()
 	}
-	g.refuse(ctx, malformedError(err, g.View().MaxBody))
+	refusal := malformedError(err, g.View().MaxBody)
+	if n := ctx.Request.Header.ContentLength(); refusal.Status == fasthttp.StatusRequestEntityTooLarge && 0 < n && n <= g.View().MaxBody {
+		if r := g.refusedByHead(&ctx.Request.Header); r != nil {
+			refusal = r
+		}
+	}
+	g.refuse(ctx, refusal)
 }
 
 func (g *Gateway) healthz(ctx *fasthttp.RequestCtx) { ctx.SetBodyString("ok\n") }
@@ -276,7 +302,7 @@ func (g *Gateway) readyz(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	for _, b := range g.View().Table.Backends() {
-		if b.Healthy() {
+		if b.Healthy() && !b.Draining {
 			ctx.SetBodyString("ok\n")
 			return
 		}

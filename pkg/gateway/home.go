@@ -26,7 +26,11 @@ func (x *Exchange) find(id string) *openai.Error {
 		return nil
 	}
 	b := x.view.Table.Of(home.State)
-	if b == nil || !b.Healthy() || !slices.Contains(x.call.Pool.Backends(), b) {
+	if b == nil { // gone by a reload, or under another name
+		x.call.Search = true
+		return nil
+	}
+	if !b.Healthy() || !slices.Contains(x.call.Pool.Backends(), b) {
 		return openai.ResponseNotFound(id)
 	}
 	x.call.Pin = b

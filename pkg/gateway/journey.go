@@ -22,6 +22,7 @@ import (
 //	accept   one View and one pooled Exchange for the whole request
 //	parse    body -> model, stream                          400, 413, 415
 //	resolve  model, surface -> name upstream, pool          400, 404
+//	meter    asks for the usage, records the beginning      503
 //	open     pick, send, retry, fall back, first event      the engine's status, 429, 502, 503, 504
 //	relay    hands the Exchange on
 //
@@ -35,12 +36,18 @@ import (
 func (g *Gateway) serve(ctx *fasthttp.RequestCtx, e *endpoint, u *upload) {
 	x := g.accept(ctx, e)
 	defer x.unlessRelayed()
-	x.upload = u
+	if x.upload = u; u != nil && !u.began.IsZero() {
+		x.start = u.began
+	}
 	if err := x.parse(ctx); err != nil {
 		x.refuse(ctx, err)
 		return
 	}
 	if err := x.resolve(ctx); err != nil {
+		x.refuse(ctx, err)
+		return
+	}
+	if err := x.meterUsage(ctx); err != nil {
 		x.refuse(ctx, err)
 		return
 	}
@@ -133,11 +140,11 @@ func (x *Exchange) resolve(ctx *fasthttp.RequestCtx) *openai.Error {
 }
 
 // serving is the part of a pool that has the endpoint, or another of its path.
-// Where both would do it is the body that tells: TGI's always has inputs.
+// Where both would do it is the body that tells.
 func (x *Exchange) serving(p *route.Pool, ctx *fasthttp.RequestCtx) *route.Pool {
 	e := x.endpoint
 	s := p.Serving(e.surface)
-	if e.other == nil || s != nil && bytes.Contains(ctx.Request.Body(), []byte(`"inputs"`)) {
+	if e.other == nil || s != nil && !isSGLang(ctx.Request.Body()) {
 		return s
 	}
 	if other := p.Serving(e.other.surface); other != nil {
@@ -145,6 +152,20 @@ func (x *Exchange) serving(p *route.Pool, ctx *fasthttp.RequestCtx) *route.Pool 
 		return other
 	}
 	return s
+}
+
+// isSGLang tells whether a body is for SGLang's /generate rather than TGI's,
+// which always has inputs.
+func isSGLang(body []byte) bool {
+	if bytes.Contains(body, []byte(`"inputs":`)) {
+		return false
+	}
+	for _, name := range [...]string{`"text":`, `"input_ids":`, `"input_embeds":`} {
+		if bytes.Contains(body, []byte(name)) {
+			return true
+		}
+	}
+	return false
 }
 
 // name keeps the model's name for after the request.
@@ -172,6 +193,9 @@ func (x *Exchange) open(ctx *fasthttp.RequestCtx) *forward.Failure {
 	// body is let go with it.
 	c.Body, c.Upload, c.Model, x.request.Model, x.request.PreviousResponseID = nil, nil, "", "", ""
 	clear(x.parts[:])
+	if fail == nil && x.metering != nil {
+		x.watchUsage()
+	}
 	x.upload.close()
 	x.upload = nil
 	ctx.Request.ResetBody()
@@ -331,6 +355,7 @@ func (x *Exchange) finish() {
 	}
 	x.call.Close()
 	x.upload.close()
+	x.settleUsage()
 	x.account(time.Now())
 	x.gateway.recycle(x)
 }

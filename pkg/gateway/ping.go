@@ -129,7 +129,7 @@ func (x *Exchange) pinged() bool {
 
 // failStream answers with an error a client that was promised a stream.
 func (x *Exchange) failStream(ctx *fasthttp.RequestCtx, err *openai.Error) {
-	x.status, x.broke, x.relayed = err.Status, err, true
+	x.status, x.broke, x.relayed = fasthttp.StatusOK, err, true
 	x.takeOver(ctx)
 }
 

@@ -25,11 +25,12 @@ import (
 // Then the connection goes back to the server with the head of the request once
 // more, and the journey begins.
 type upload struct {
-	form *openai.Form
-	size int64
-	data []byte   // the body,
-	file *os.File // unless it is here
-	err  *openai.Error
+	form  *openai.Form
+	size  int64
+	data  []byte    // the body,
+	file  *os.File  // unless it is here
+	began time.Time // to arrive; zero when it did not
+	err   *openai.Error
 }
 
 // smallUpload is the largest body, in bytes, that is held in memory.
@@ -57,7 +58,7 @@ func (g *Gateway) receive(ctx *fasthttp.RequestCtx, e *endpoint) {
 		g.serve(ctx, e, &upload{err: openai.UnsupportedForm()})
 		return
 	}
-	a := &arrival{gateway: g, limit: int64(g.View().MaxBody), dir: g.View().UploadDir}
+	a := &arrival{upload: upload{began: time.Now()}, gateway: g, limit: int64(g.View().MaxBody), dir: g.View().UploadDir}
 	a.head, a.length = replay(ctx)
 	timeout := orForever(g.View().BodyTimeout)
 	form, err := openai.NewForm(string(ctx.Request.Header.ContentType()))

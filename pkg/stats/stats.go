@@ -58,6 +58,9 @@ type Set struct {
 	// LogDropped counts access log lines that were dropped because the
 	// writer could not keep up.
 	LogDropped *metrics.Counter
+	// Unrecorded counts requests that passed although their usage could not be
+	// recorded.
+	Unrecorded *metrics.Counter
 	// Panics counts requests that ended in a panic of ours.
 	Panics *metrics.Counter
 	// Retries counts attempts after the first; RetriesDenied those that the
@@ -90,6 +93,7 @@ func New(version, goVersion string) *Set {
 		s.ClientAborts[p] = ms.NewCounter(fmt.Sprintf(`llmproxy_client_aborts_total{phase=%q}`, phaseNames[p]))
 	}
 	s.LogDropped = ms.NewCounter(`llmproxy_access_log_dropped_total`)
+	s.Unrecorded = ms.NewCounter(`llmproxy_usage_unrecorded_requests_total`)
 	s.Panics = ms.NewCounter(`llmproxy_panics_total`)
 	s.Retries = ms.NewCounter(`llmproxy_retries_total`)
 	s.RetriesDenied = ms.NewCounter(`llmproxy_retries_denied_total`)

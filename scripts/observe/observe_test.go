@@ -75,6 +75,7 @@ var thresholds = regexp.MustCompile(` (==|<|>) [0-9.]+`)
 // the others happen without ending the test.
 var troubles = []string{
 	"LLMProxyBackendDown", "LLMProxyConnectionsRefused", "LLMProxyErrorRateHigh", "LLMProxyReloadFailed", "LLMProxyRetriesDenied", "LLMProxyStreamsBroken",
+	"LLMProxyUsageDead",
 }
 
 // alerted waits until Prometheus has raised the alerts that it should, and
@@ -100,7 +101,7 @@ func alerted(t *testing.T, url string) {
 		}
 		return !slices.ContainsFunc(troubles, func(name string) bool { return !slices.Contains(raised, name) })
 	})
-	for _, name := range []string{"LLMProxyAbsent", "LLMProxyNoHealthyBackend", "LLMProxyPanics"} {
+	for _, name := range []string{"LLMProxyAbsent", "LLMProxyNoHealthyBackend", "LLMProxyPanics", "LLMProxyUsageJournalFailing", "LLMProxyUsageStopped"} {
 		if slices.Contains(raised, name) {
 			t.Errorf("%s was raised for nothing", name)
 		}

@@ -30,10 +30,13 @@ type site struct {
 	client  *http.Client
 }
 
-// gatewayConfig takes the address of the metrics and the files of the
-// certificate. The limit of connections is for a flood from another address.
+// gatewayConfig takes the address of the metrics, the files of the certificate,
+// the data directory and the billing system. The limit of connections is for a
+// flood from another address.
 const gatewayConfig = `metrics: {listen: %q}
 tls: {cert_file: %q, key_file: %q}
+data_dir: %q
+usage_hook: {enabled: true, url: %q, max_age: 50ms}
 server: {max_connections_per_ip: 64}
 health_check: {interval: 100ms}
 `
@@ -49,7 +52,7 @@ func startSite(t *testing.T) *site {
 	}
 	s := &site{metrics: freeAddr(t)}
 	cert, key := s.certificate(t)
-	yaml := fmt.Sprintf(gatewayConfig, s.metrics, cert, key)
+	yaml := fmt.Sprintf(gatewayConfig, s.metrics, cert, key, t.TempDir(), billing(t))
 	s.gateway = apptest.Start(t, yaml, engines...)
 	apptest.Eventually(t, "each engine has answered", func() bool {
 		s.ask(t.Context(), chat(""), nil)
@@ -80,6 +83,23 @@ var happens = []string{
 	`llmproxy_client_aborts_total{phase="streaming"}`,
 	`llmproxy_connections_refused_total{reason="max_connections_per_ip"}`,
 	`llmproxy_config_reloads_total{result="error"}`,
+	`llmproxy_usage_events_total`,
+	`llmproxy_usage_delivered_total`,
+	`llmproxy_usage_dead_total`,
+	`llmproxy_usage_delivery_attempts_total{result="rejected"}`,
+}
+
+// billing starts a billing system and returns its URL. It refuses the events
+// whose id begins with an f, and whatever else is in a batch with one.
+func billing(t *testing.T) string {
+	t.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if batch, err := io.ReadAll(r.Body); err != nil || strings.Contains(string(batch), `"id":"f`) {
+			w.WriteHeader(http.StatusUnprocessableEntity)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL
 }
 
 // certificate writes one for 127.0.0.1, which the site's client trusts.

@@ -1,0 +1,198 @@
+package gateway
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+	"unsafe"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/llmproxy/llmproxy/pkg/events"
+	"github.com/llmproxy/llmproxy/pkg/forward"
+	"github.com/llmproxy/llmproxy/pkg/openai"
+	"github.com/llmproxy/llmproxy/pkg/route"
+	"github.com/llmproxy/llmproxy/pkg/usage"
+)
+
+// metering is what is kept of a request for the record of its usage. Without a
+// usage log there is none.
+type metering struct {
+	record events.Record
+	meter  usage.Meter
+	filter usage.Filter
+	take   usage.Take
+	parts  [8][]byte
+	asked  []byte   // holds record.Asked, which outlives the body
+	key    [16]byte // holds record.KeyID
+	body   int      // bytes
+	ended  bool
+}
+
+// SetUsage has the usage of requests recorded in l. Requests are refused while
+// it cannot be, unless allow says to let them pass unrecorded. It is called
+// before the server runs.
+func (g *Gateway) SetUsage(l *events.Log, allow bool) {
+	g.usage, g.allowUnrecorded = l, allow
+	g.meterings.New = func() any { return new(metering) }
+}
+
+// meterUsage has the engine report what the request uses, and records that it
+// begins.
+func (x *Exchange) meterUsage(ctx *fasthttp.RequestCtx) *openai.Error {
+	g, e, c := x.gateway, x.endpoint, x.call
+	if g.usage == nil || e.stored {
+		return nil
+	}
+	m := g.meterings.Get().(*metering)
+	m.asked = append(m.asked[:0], x.request.Model...)
+	m.record = events.Record{
+		Asked: text(m.asked), Served: c.Model, Endpoint: e.path, KeyID: m.identify(ctx),
+		Streamed: x.request.Stream, Started: x.start,
+	}
+	if c.Model == x.request.Model {
+		m.record.Served = m.record.Asked // c.Model is of the body
+	}
+	_, _ = hex.Decode(m.record.ID[:], x.id[:])
+	m.meter.Reset(e.kind)
+	m.body, m.ended, m.take = len(ctx.Request.Body()), false, usage.Take{}
+	if e.kind == usage.KindChat || e.kind == usage.KindCompletions {
+		style, continuous := x.view.style(c.Pool, e.kind)
+		asking := usage.Ask(&x.request, ctx.Request.Body(), style, continuous)
+		m.take = asking.Take
+		c.Body = asking.Splice(m.parts[:0], c.Body)
+	}
+	switch {
+	case g.usage.Start(&m.record):
+		x.metering = m
+	case g.allowUnrecorded:
+		g.meterings.Put(m)
+		g.stats.Unrecorded.Inc()
+	default:
+		g.meterings.Put(m)
+		return openai.Unavailable("", time.Second)
+	}
+	return nil
+}
+
+// identify stands for a client that no key names: by a hash of what it sent.
+func (m *metering) identify(ctx *fasthttp.RequestCtx) string {
+	h := &ctx.Request.Header
+	bearer := h.Peek(fasthttp.HeaderAuthorization)
+	if len(bearer) == 0 {
+		bearer = h.Peek("X-Api-Key")
+	}
+	if len(bearer) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(bearer)
+	hex.Encode(m.key[:], sum[:len(m.key)/2])
+	return text(m.key[:])
+}
+
+// text is b as a string, for as long as b stays as it is.
+func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// style is how the engines of a pool speak of usage, where they are all alike, and
+// whether all of them can tell it in every chunk.
+func (v *View) style(p *route.Pool, kind usage.Kind) (usage.Style, bool) {
+	i := v.about(p)
+	return usage.StyleOf(i.engine, kind), i.continuous
+}
+
+// watchUsage has the answer of an open call looked at.
+func (x *Exchange) watchUsage() {
+	m, c := x.metering, x.call
+	clear(m.parts[:]) // they are sent
+	if x.endpoint.kind == usage.KindTGI || x.endpoint.kind == usage.KindPooling {
+		c.Fields(m.meter.Header)
+	}
+	c.Meter, c.Report = &m.meter, x.reporting
+	if m.take != (usage.Take{}) && c.SSE() {
+		m.filter.Reset(m.take)
+		c.Filter = &m.filter
+	}
+}
+
+// report records how far the answer has come. It is called before the bytes that
+// end it go to the client: what the client has seen end is recorded.
+func (x *Exchange) report(final bool) {
+	if !final {
+		x.fill(time.Now())
+		x.gateway.usage.Mark(&x.metering.record)
+		return
+	}
+	outcome := events.Complete
+	if x.call.Events.Failed || x.status >= 500 {
+		outcome = events.UpstreamFailed
+	}
+	x.endUsage(outcome, x.status)
+}
+
+// settleUsage records the end of a request whose answer did not come to its own.
+func (x *Exchange) settleUsage() {
+	m := x.metering
+	if m == nil {
+		return
+	}
+	x.metering = nil
+	defer x.gateway.meterings.Put(m)
+	if m.ended {
+		return
+	}
+	x.metering = m
+	defer func() { x.metering = nil }()
+	switch c := x.call; {
+	case c.Attempts == 0:
+		x.gateway.usage.Void(&m.record)
+	case c.Interrupted() == forward.ShuttingDown:
+		x.endUsage(events.Interrupted, x.status)
+	case x.gone():
+		x.endUsage(events.ClientAborted, 499)
+	case x.complete && x.status < 500:
+		x.endUsage(events.Complete, x.status) // a refusal of the engine's
+	default:
+		x.endUsage(events.UpstreamFailed, x.status)
+	}
+}
+
+func (x *Exchange) endUsage(outcome events.Outcome, status int) {
+	m := x.metering
+	if m.ended {
+		return
+	}
+	m.ended = true
+	x.fill(time.Now())
+	m.record.Outcome, m.record.Status = outcome, status
+	x.gateway.usage.End(&m.record)
+}
+
+// bytesPerToken is what a token of a prompt has, about, where the engine does not
+// say how many there were.
+const bytesPerToken = 4
+
+// fill brings the record up to now.
+func (x *Exchange) fill(now time.Time) {
+	c, m := x.call, x.metering
+	r := &m.record
+	r.Attempts, r.Duration = c.Attempts, now.Sub(x.start)
+	r.Ended = now
+	r.Streamed = r.Streamed || c.SSE()
+	if c.Backend != nil {
+		r.Backend = c.Backend.Name
+	}
+	if !c.FirstToken.IsZero() {
+		r.TTFT = c.FirstToken.Sub(x.start)
+	}
+	u, found := m.meter.Usage()
+	r.Prompt, r.Cached, r.Completion, r.Reasoning, r.Total, r.Seconds = u.Prompt, u.Cached, u.Completion, u.Reasoning, u.Total, u.Seconds
+	tokens := m.meter.Tokens()
+	if r.Estimated = !m.meter.Exact() && tokens > 0; !r.Estimated {
+		return
+	}
+	if !found {
+		r.Prompt = int64((m.body + bytesPerToken - 1) / bytesPerToken)
+	}
+	r.Completion = max(r.Completion, tokens)
+	r.Total = r.Prompt + r.Completion
+}
