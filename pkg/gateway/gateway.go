@@ -161,7 +161,7 @@ func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) fasthttp.RequestConf
 			return c
 		}
 		c.ReadTimeout = orForever(v.BodyTimeout)
-		if g.refusedByHead(h) != nil {
+		if (n > maxRefusedBody || n < 0) && g.refusedByHead(h) != nil {
 			c.MaxRequestBodySize = min(v.MaxBody, maxRefusedBody)
 		}
 	}

@@ -56,12 +56,7 @@ func (x *Exchange) meterUsage(ctx *fasthttp.RequestCtx) *openai.Error {
 	_, _ = hex.Decode(m.record.ID[:], x.id[:])
 	m.meter.Reset(e.kind)
 	m.body, m.ended, m.take = len(ctx.Request.Body()), false, usage.Take{}
-	if e.kind == usage.KindChat || e.kind == usage.KindCompletions {
-		style, continuous := x.view.style(c.Pool, e.kind)
-		asking := usage.Ask(&x.request, ctx.Request.Body(), style, continuous)
-		m.take = asking.Take
-		c.Body = asking.Splice(m.parts[:0], c.Body)
-	}
+	x.askUsage(m, ctx.Request.Body())
 	switch {
 	case g.usage.Start(&m.record):
 		x.metering = m
@@ -73,6 +68,24 @@ func (x *Exchange) meterUsage(ctx *fasthttp.RequestCtx) *openai.Error {
 		return openai.Unavailable("", time.Second)
 	}
 	return nil
+}
+
+// askUsage has the engine report the usage of a stream, and keeps what is needed to
+// understand it.
+func (x *Exchange) askUsage(m *metering, body []byte) {
+	kind := x.endpoint.kind
+	switch kind {
+	case usage.KindChat, usage.KindCompletions:
+		style, continuous := x.view.style(x.call.Pool, kind)
+		asking := usage.Ask(&x.request, body, style, continuous)
+		m.take = asking.Take
+		x.call.Body = asking.Splice(m.parts[:0], x.call.Body)
+		if kind == usage.KindCompletions && x.request.Stream && style.Continuous {
+			m.meter.PerPrompt = usage.Answers(kind, body)
+		}
+	case usage.KindSGLang:
+		m.meter.PerPrompt = usage.Answers(kind, body)
+	}
 }
 
 // identify stands for a client that no key names: by a hash of what it sent.
@@ -143,12 +156,14 @@ func (x *Exchange) settleUsage() {
 	x.metering = m
 	defer func() { x.metering = nil }()
 	switch c := x.call; {
-	case c.Attempts == 0:
+	case !c.Sent():
 		x.gateway.usage.Void(&m.record)
 	case c.Interrupted() == forward.ShuttingDown:
 		x.endUsage(events.Interrupted, x.status)
 	case x.gone():
 		x.endUsage(events.ClientAborted, 499)
+	case x.broke != nil && x.broke.Status >= 500:
+		x.endUsage(events.UpstreamFailed, x.status) // the client has its status by a ping
 	case x.complete && x.status < 500:
 		x.endUsage(events.Complete, x.status) // a refusal of the engine's
 	default:
@@ -186,13 +201,14 @@ func (x *Exchange) fill(now time.Time) {
 	}
 	u, found := m.meter.Usage()
 	r.Prompt, r.Cached, r.Completion, r.Reasoning, r.Total, r.Seconds = u.Prompt, u.Cached, u.Completion, u.Reasoning, u.Total, u.Seconds
-	tokens := m.meter.Tokens()
-	if r.Estimated = !m.meter.Exact() && tokens > 0; !r.Estimated {
+	// Of an answer that has begun something was used, whatever the engine tells.
+	begun := x.endpoint.kind != usage.KindNone && c.Meter != nil && c.Status() < 300
+	if r.Estimated = begun && !m.meter.Exact(); !r.Estimated {
 		return
 	}
 	if !found {
 		r.Prompt = int64((m.body + bytesPerToken - 1) / bytesPerToken)
 	}
-	r.Completion = max(r.Completion, tokens)
+	r.Completion = max(r.Completion, m.meter.Tokens())
 	r.Total = r.Prompt + r.Completion
 }
