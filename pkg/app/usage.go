@@ -177,7 +177,6 @@ func (u *usageReports) register(s *stats.Set) {
 		"llmproxy_usage_backlog_events":                  func() float64 { return float64(u.log.Stats().Backlog) },
 		"llmproxy_usage_backlog_bytes":                   func() float64 { return float64(u.log.Stats().BacklogBytes) },
 		"llmproxy_usage_backlog_seconds":                 func() float64 { return u.log.Stats().BacklogAge.Seconds() },
-		"llmproxy_usage_journal_fsync_seconds_total":     func() float64 { return u.log.Stats().Journal.SyncTime.Seconds() },
 		"llmproxy_usage_journal_failing":                 func() float64 { return bit(u.log.Failing()) },
 		"llmproxy_usage_delivery_stopped":                func() float64 { return bit(u.delivery().Stopped) },
 		"llmproxy_usage_last_delivery_timestamp_seconds": func() float64 { return float64(u.lastDelivery().Unix()) },
@@ -195,6 +194,7 @@ func (u *usageReports) register(s *stats.Set) {
 	} {
 		s.CounterFunc(name, func() int64 { return int64(f()) })
 	}
+	s.FloatCounterFunc("llmproxy_usage_journal_fsync_seconds_total", func() float64 { return u.log.Stats().Journal.SyncTime.Seconds() })
 	for result := range u.delivery().Attempts {
 		s.CounterFunc(fmt.Sprintf("llmproxy_usage_delivery_attempts_total{result=%q}", result),
 			func() int64 { return int64(u.delivery().Attempts[result]) })

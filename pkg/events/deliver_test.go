@@ -298,6 +298,51 @@ func TestDamagedNumberBringsEventsAgain(t *testing.T) {
 	}
 }
 
+// TestLostNumberBringsBackOnlyWhatIsNotAcknowledged, and the backlog is right.
+func TestLostNumberBringsBackOnlyWhatIsNotAcknowledged(t *testing.T) {
+	dir := t.TempDir()
+	r := newReceiver(t, ok)
+	l := openTest(t, dir, journal.Options{})
+	stop := deliver(t, l, r.URL)
+	live(t, l, "s1 e1 s2 e2")
+	waitFor(t, "the last answer", func() bool { return l.Stats().Backlog == 0 })
+	stop()
+	live(t, l, "s3 e3 s4")
+	dir = killed(t, dir)
+	if err := os.Remove(filepath.Join(dir, deliveredFile)); err != nil {
+		t.Fatal(err)
+	}
+	l = openTest(t, dir, journal.Options{})
+	if s := l.Stats(); s.Backlog != 2 || s.Recorded != 4 {
+		t.Errorf("%+v", s)
+	}
+	deliver(t, l, r.URL)
+	waitFor(t, "the others", r.has(4))
+	if r.twice != 0 {
+		t.Errorf("%d events came again", r.twice)
+	}
+}
+
+// TestOpenRequestsOutliveADelivery: the journal is full when they are found, so
+// that their events are only in memory while others are delivered.
+func TestOpenRequestsOutliveADelivery(t *testing.T) {
+	dir := t.TempDir()
+	l := openTest(t, dir, journal.Options{})
+	live(t, l, "s1 s2 e2 s3 e3")
+	dir = killed(t, dir)
+	l = openTest(t, dir, journal.Options{MaxSize: 1})
+	r := newReceiver(t, ok)
+	stop := deliver(t, l, r.URL)
+	waitFor(t, "the others", func() bool { return r.has(2)() && l.Stats().Backlog == 0 })
+	stop()
+	if !l.Failing() {
+		t.Error("the journal is full, and the log does not fail")
+	}
+	dir = killed(t, dir)
+	deliver(t, openTest(t, dir, journal.Options{}), r.URL)
+	waitFor(t, "the interrupted one", r.has(3))
+}
+
 // TestRequestsToNoEngineDoNotFillTheJournal: no event comes, nothing is ever
 // delivered.
 func TestRequestsToNoEngineDoNotFillTheJournal(t *testing.T) {

@@ -31,11 +31,15 @@ func TestPublicLibrariesAccept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Kill()
+		in.Close() // ends it
 		_ = cmd.Wait()
 	})
 	var said struct {

@@ -24,6 +24,9 @@ func (c *Call) Fields(f func(name, value []byte)) {
 	}
 }
 
+// Sent reports whether any attempt came as far as to send the request to an engine.
+func (c *Call) Sent() bool { return c.sends > 0 }
+
 // ErrBroken is wrapped by the error of a Relay whose upstream ended early, or
 // was interrupted by Shutdown or a dead backend.
 var ErrBroken = errors.New("upstream answer ended early")
@@ -58,11 +61,23 @@ func (c *Call) Relay(w io.Writer) error {
 	}
 	c.upstreamDone()
 	c.Outcome = stats.OK
-	if c.Chunked && !c.ended {
-		_, err := w.Write(lastChunk)
-		return err
+	return c.finish(w)
+}
+
+// finish writes what the end of the body leaves to write, where that came behind
+// the last of its bytes.
+func (c *Call) finish(w io.Writer) error {
+	if c.ended {
+		return nil
 	}
-	return nil
+	var held []byte
+	if c.Filter != nil {
+		held = c.Filter.Flush()
+	}
+	if c.Meter != nil {
+		c.settle()
+	}
+	return c.End(w, held)
 }
 
 // relayRead relays what one read brought, and tells whether there is more to

@@ -71,10 +71,12 @@ func (g *generation) streamCompletion(logprobs, echo bool) error {
 		b = append(b, `,"choices":[`...)
 		b = g.appendText(b, i, text, c.pieces[j:j+1], j == len(c.pieces)-1, logprobs)
 		b = append(b, `,"prompt_token_ids":null,"token_ids":null}]`...)
+		b = append(b, `,"usage":`...)
 		if g.continuous && !g.x.fault.is("usage-missing") {
 			// Per choice: its own prompt and its own tokens.
-			b = append(b, `,"usage":`...)
 			b = g.appendUsage(b, g.prompts[i/g.n].tokens, j+1, false)
+		} else {
+			b = append(b, "null"...) // unlike a chat's, its unset fields are written
 		}
 		return out.event(append(b, '}'))
 	})

@@ -37,6 +37,7 @@ func TestGolden(t *testing.T) {
 			"vllm-completion-stream-tokens", "/v1/completions",
 			`{"prompt":[[1,2],[3]],"stream":true,"max_tokens":2,"stream_options":{"continuous_usage_stats":true}}`, vllm,
 		},
+		{"vllm-completion-stream-null-usage", "/v1/completions", `{"prompt":"ab","stream":true,"max_tokens":2}`, vllm},
 		{"vllm-embeddings", "/v1/embeddings", `{"input":["a","b"],"dimensions":2}`, vllm},
 		{"vllm-embeddings-base64", "/v1/embeddings", `{"input":"a","dimensions":2,"encoding_format":"base64"}`, vllm},
 		{"vllm-unknown-model", chatPath, `{"model":"x","messages":[{"role":"user","content":"hello"}]}`, vllm},

@@ -132,6 +132,13 @@ func (s *Set) CounterFunc(name string, f func() int64) {
 	s.mirrors = append(s.mirrors, func() { c.Set(uint64(f())) })
 }
 
+// FloatCounterFunc is CounterFunc for what is not counted in whole numbers, such
+// as seconds.
+func (s *Set) FloatCounterFunc(name string, f func() float64) {
+	c := s.set.GetOrCreateFloatCounter(name)
+	s.mirrors = append(s.mirrors, func() { c.Set(f()) })
+}
+
 // Drop forgets the gauge of that name.
 func (s *Set) Drop(name string) { s.set.UnregisterMetric(name) }
 

@@ -19,20 +19,21 @@ type Style struct {
 	Plain, Every Chunks
 }
 
-// StyleOf is the style of an engine: "vllm", "sglang", "tgi" or "llamacpp", in
-// KindChat or KindCompletions. Any other is taken to follow OpenAI's rules, and
-// keeps its nulls.
+// StyleOf is the style of an engine: "vllm", "vllm-rust", "sglang", "tgi" or
+// "llamacpp", in KindChat or KindCompletions. Any other is taken to follow OpenAI's
+// rules, and keeps its nulls.
 func StyleOf(engine string, kind Kind) Style {
 	chat := kind == KindChat
 	switch engine {
-	case "vllm", "vllm-rust":
-		// Older versions write a null into the chunks of a chat when they are asked
-		// for usage; newer ones write nothing.
-		s := Style{EmptyAsks: true, Continuous: true, Every: ChunksRemove}
+	case "vllm":
 		if chat {
-			s.Plain = ChunksRemove
+			// Older versions write a null into the chunks when they are asked for
+			// usage; newer ones write nothing.
+			return Style{EmptyAsks: true, Continuous: true, Plain: ChunksRemove, Every: ChunksRemove}
 		}
-		return s
+		return Style{EmptyAsks: true, Continuous: true, Every: ChunksNull}
+	case "vllm-rust":
+		return Style{Continuous: true, Every: ChunksRemove}
 	case "sglang":
 		if chat {
 			return Style{Continuous: true, Plain: ChunksRemove, Every: ChunksRemove}
@@ -216,4 +217,19 @@ func (a *Asking) Splice(dst, parts [][]byte) [][]byte {
 		dst = append(dst, part[at-start:])
 	}
 	return dst
+}
+
+// Answers is how many answers to each prompt a request of KindCompletions or
+// KindSGLang wants: its n, 1 where there is none. body is JSON.
+func Answers(kind Kind, body []byte) int {
+	n, m := 1, members{b: body}
+	for ok := m.open(0); ok && m.next(); {
+		switch name := string(body[m.key.start:m.key.end]); {
+		case name == "n":
+			n = max(1, int(plainNumber(bytes.Trim(body[m.value.start:m.value.end], `"`))))
+		case name == "sampling_params" && kind == KindSGLang:
+			n = Answers(KindNone, body[m.value.start:m.value.end])
+		}
+	}
+	return n
 }

@@ -121,3 +121,29 @@ func FuzzAsk(f *testing.F) {
 		}
 	})
 }
+
+// TestAnswers: a prompt with several answers is billed once.
+func TestAnswers(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		kind Kind
+		body string
+		want int
+	}{
+		{"none", KindCompletions, `{"prompt":"\"n\":3"}`, 1},
+		{"some", KindCompletions, `{ "prompt" : ["a","b"], "n" : 2 , "stream":true}`, 2},
+		{"null", KindCompletions, `{"n":null}`, 1},
+		{"as a text, which vLLM takes", KindCompletions, `{"n":"3"}`, 3},
+		{"absurd", KindCompletions, `{"n":-1}`, 1},
+		{"of another object", KindCompletions, `{"sampling_params":{"n":2}}`, 1},
+		{"SGLang's", KindSGLang, `{"text":"a","sampling_params":{"max_new_tokens":4,"n":2}}`, 2},
+		{"a list of SGLang's", KindSGLang, `{"text":["a"],"sampling_params":[{"n":2}]}`, 1},
+		{"an empty object", KindSGLang, `{}`, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := Answers(c.kind, []byte(c.body)); got != c.want {
+				t.Errorf("%d, want %d", got, c.want)
+			}
+		})
+	}
+}

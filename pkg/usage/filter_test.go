@@ -75,7 +75,7 @@ func TestUnasked(t *testing.T) {
 		tool = `,"tool_choice":"required","tools":[{"type":"function","function":{"name":"weather","parameters":{"properties":{"usage":{}}}}}]`
 	)
 	engines := map[string]string{
-		mockvllm.DialectVLLM: "vllm", mockvllm.DialectVLLMRust: "vllm", mockvllm.DialectSGLang: "sglang",
+		mockvllm.DialectVLLM: "vllm", mockvllm.DialectVLLMRust: "vllm-rust", mockvllm.DialectSGLang: "sglang",
 		mockvllm.DialectTGI: "tgi", mockvllm.DialectLlamaCPP: "llamacpp",
 	}
 	for _, c := range []struct {
@@ -93,6 +93,8 @@ func TestUnasked(t *testing.T) {
 		{"chat whose options are null", chat + `,"stream_options":null`, KindChat},
 		{"completions", text, KindCompletions},
 		{"completions of two choices", text + `,"n":2`, KindCompletions},
+		{"completions whose options are empty", text + `,"stream_options":{}`, KindCompletions},
+		{"chat whose options are empty", chat + `,"stream_options":{}`, KindChat},
 		{"CRLF", chat + `,"mock_fault":"crlf"`, KindChat},
 		{"data in several lines", chat + `,"mock_fault":"multi-line"`, KindChat},
 		{"an error event", chat + `,"mock_fault":"error-event=1"`, KindChat},

@@ -88,6 +88,7 @@ func TestStream(t *testing.T) {
 		{"vllm-chat-stream-tool", KindChat, reading{Usage{}, false, 5, false}},
 		{"vllm-chat-stream-reasoning-logprobs", KindChat, reading{Usage{}, false, 2, false}},
 		{"vllm-completion-stream-tokens", KindCompletions, reading{used(3, 4), true, 4, true}},
+		{"vllm-completion-stream-null-usage", KindCompletions, reading{Usage{}, false, 2, false}},
 		{"vllm-rust-chat-stream-continuous-stop", KindChat, reading{used(8, 2), true, 2, true}},
 		{"vllm-rust-chat-stream-usage", KindChat, reading{used(8, 2), true, 1, true}},
 		{"vllm-rust-completion-stream", KindCompletions, reading{Usage{}, false, 2, false}},
