@@ -4,7 +4,7 @@ SHELL       := bash
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
-SOURCES  := bench cmd loadtest pkg scripts
+SOURCES  := bench cmd docs loadtest pkg scripts
 
 # Tools are built from source at these versions; go.mod stays free of them.
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0

@@ -113,7 +113,7 @@ func startShell(t *testing.T, bin string, isolated bool) *shell {
 }
 
 // server is a command that does not end by itself.
-var server = regexp.MustCompile(`(?m)^((?:\w+=\S+ )*(?:bin/)?(?:llmproxy serve|mockvllm)\b[^&\n]*?) *&?$`)
+var server = regexp.MustCompile(`(?m)^((?:\w+=\S+ )*(?:bin/)?(?:llmproxy serve|mockvllm|receiver)\b[^&\n]*?) *&?$`)
 
 // serving is what each of them says when clients may come.
 var serving = regexp.MustCompile(`\bready: |msg"?[:=]"?serving`)

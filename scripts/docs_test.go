@@ -291,10 +291,10 @@ func TestConfigurationsOfTheDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"gpu-1.key", "gateway.key", "gateway.pem", "internal-ca.pem", "clients-ca.pem"} {
+	for _, name := range []string{"gpu-1.key", "gateway.key", "gateway.pem", "internal-ca.pem", "clients-ca.pem", "hook.secret"} {
 		content := pem
-		if strings.HasSuffix(name, ".key") {
-			content = []byte("sk-1\n")
+		if !strings.HasSuffix(name, ".pem") {
+			content = []byte("sk-0123456789abcdef\n")
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)

@@ -38,9 +38,10 @@ var layout = map[string][]string{
 		"pkg/openai", "pkg/route", "pkg/stats", "pkg/webhook",
 	},
 	// Programs and tests.
-	"pkg/apptest":  {"pkg/app", "pkg/config", "pkg/mockvllm"},
-	"cmd/llmproxy": {"pkg/app", "pkg/config", "pkg/events"},
-	"cmd/mockvllm": {"pkg/mockvllm"},
+	"pkg/apptest":   {"pkg/app", "pkg/config", "pkg/mockvllm"},
+	"cmd/llmproxy":  {"pkg/app", "pkg/config", "pkg/events"},
+	"cmd/mockvllm":  {"pkg/mockvllm"},
+	"docs/receiver": {},
 	// Measuring.
 	"bench/bare":         {},
 	"bench/instructions": {},

@@ -1,8 +1,8 @@
 // Command demo shows the gateway at work: three fake engines, a chat that is
-// streamed through the gateway, and a load during which one engine is killed.
-// It needs bin/llmproxy and bin/mockvllm, and the ports of the built-in
-// configuration. It stops what it started, and fails when a request did that
-// should not have.
+// streamed through the gateway, a load during which one engine is killed, the
+// bill for all of it, and the gateway killed in the middle of an answer. It needs
+// bin/llmproxy and bin/mockvllm, and the ports of the built-in configuration. It
+// stops what it started, and fails when a request did that should not have.
 package main
 
 import (
@@ -26,6 +26,7 @@ import (
 const (
 	gatewayAddr = "127.0.0.1:8000"
 	gatewayURL  = "http://" + gatewayAddr
+	billingAddr = "127.0.0.1:9100"
 	model       = "mock-model"
 )
 
@@ -63,7 +64,54 @@ func run(ctx context.Context) (err error) {
 		}
 	}()
 
-	fmt.Println("\nThree fake engines and a gateway")
+	fmt.Println("\nThree fake engines, a billing system and a gateway")
+	if err := startEngines(&started); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "llmproxy-demo-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		started.Stop() // they keep files there
+		_ = os.RemoveAll(dir)
+	}()
+	b, err := startBilling(ctx, &started, dir)
+	if err != nil {
+		return err
+	}
+	serve := func() (*process.Process, error) {
+		p, err := started.Start("gateway", "env", append(b.env(), "bin/llmproxy", "serve")...)
+		if err != nil {
+			return nil, err
+		}
+		return p, ready(ctx, p)
+	}
+	begin := time.Now()
+	gateway, err := serve()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("  gateway    pid %-7d %s, ready after %d ms\n", gateway.PID(), gatewayURL, time.Since(begin).Milliseconds())
+
+	if err := chat(ctx); err != nil {
+		return err
+	}
+	cut, err := load(ctx, started[victim])
+	if err != nil {
+		return err
+	}
+	if err := b.bill(ctx, 1+loadRequests, cut); err != nil {
+		return err
+	}
+	if err := b.crash(ctx, gateway, serve); err != nil {
+		return err
+	}
+	whatNext()
+	return nil
+}
+
+func startEngines(started *process.Group) error {
 	for i, addr := range engineAddrs {
 		p, err := started.Start(fmt.Sprintf("engine %d", i+1), "bin/mockvllm",
 			"-listen", addr, "-admin", "", "-ttft", "150ms", "-itl", "40ms")
@@ -72,31 +120,14 @@ func run(ctx context.Context) (err error) {
 		}
 		fmt.Printf("  engine %d   pid %-7d http://%s\n", i+1, p.PID(), addr)
 	}
-	begin := time.Now()
-	p, err := started.Start("gateway", "bin/llmproxy", "serve")
-	if err != nil {
-		return err
-	}
-	if err := ready(ctx, p); err != nil {
-		return err
-	}
-	fmt.Printf("  gateway    pid %-7d %s, ready after %d ms\n", p.PID(), gatewayURL, time.Since(begin).Milliseconds())
-
-	if err := chat(ctx); err != nil {
-		return err
-	}
-	if err := load(ctx, started[victim]); err != nil {
-		return err
-	}
-	whatNext()
 	return nil
 }
 
 func portsFree() error {
-	for _, addr := range append(engineAddrs[:], gatewayAddr) {
+	for _, addr := range append(engineAddrs[:], billingAddr, gatewayAddr) {
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
-			return fmt.Errorf("%w\nThe demo needs the ports 8000 and 9001 to 9003; `ss -ltnp` shows who has them", err)
+			return fmt.Errorf("%w\nThe demo needs the ports 8000, 9001 to 9003 and 9100; `ss -ltnp` shows who has them", err)
 		}
 		ln.Close()
 	}
@@ -171,14 +202,18 @@ func chat(ctx context.Context) error {
 	return nil
 }
 
-// load asks many things at once and kills an engine meanwhile.
-func load(ctx context.Context, p *process.Process) error {
+// loadRequests is how many.
+const loadRequests = 60
+
+// load asks many things at once and kills an engine meanwhile. It returns how
+// many answers that cut.
+func load(ctx context.Context, p *process.Process) (cut int, err error) {
 	o := loadtest.Options{
-		URL: gatewayURL, Model: model, Requests: 60, Over: 4 * time.Second, Tokens: 24, Timeout: 10 * time.Second,
+		URL: gatewayURL, Model: model, Requests: loadRequests, Over: 4 * time.Second, Tokens: 24, Timeout: 10 * time.Second,
 	}
 	before, err := backendCounts(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	fmt.Printf("\n%d chats in %v, every second one a stream; engine %d is killed after 2 s\n", o.Requests, o.Over, victim+1)
 	done := make(chan loadtest.Report, 1)
@@ -186,7 +221,7 @@ func load(ctx context.Context, p *process.Process) error {
 	select {
 	case <-ctx.Done():
 		<-done
-		return ctx.Err()
+		return 0, ctx.Err()
 	case <-time.After(2 * time.Second):
 	}
 	during, err := backendCounts(ctx)
@@ -194,24 +229,24 @@ func load(ctx context.Context, p *process.Process) error {
 		err = p.Kill()
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	fmt.Printf("  kill -9 %d (engine %d), with %.0f requests in flight on it\n", p.PID(), victim+1, during[victim].inFlight)
 	r := <-done
 	after, err := backendCounts(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	show(r, before, during, after)
 	switch {
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return 0, ctx.Err()
 	case r.Failed > 0:
-		return fmt.Errorf("%d of %d requests failed:\n  %s", r.Failed, o.Requests, strings.Join(r.Failures, "\n  "))
+		return 0, fmt.Errorf("%d of %d requests failed:\n  %s", r.Failed, o.Requests, strings.Join(r.Failures, "\n  "))
 	case after[victim].healthy:
-		return fmt.Errorf("engine %d is dead, and the gateway has not noticed", victim+1)
+		return 0, fmt.Errorf("engine %d is dead, and the gateway has not noticed", victim+1)
 	}
-	return nil
+	return r.Cut, nil
 }
 
 func show(r loadtest.Report, before, during, after counts) {
@@ -275,7 +310,8 @@ func backendCounts(ctx context.Context) (counts, error) {
 
 func whatNext() {
 	fmt.Printf(`
-Nothing failed that had not begun to answer. To try it yourself:
+Nothing failed that had not begun to answer, and all of it is billed once. To try it
+yourself:
 
   bin/mockvllm -ttft 150ms -itl 40ms &
   bin/llmproxy serve &
