@@ -205,6 +205,9 @@ func (l *Log) drain() bool {
 	if l.closed {
 		return false
 	}
+	if l.failing.Load() && l.journal.Failing() {
+		return false // it finds out by itself when it can be written again
+	}
 	head, events := l.written.Load(), l.events
 	next := head
 	l.batch.Reset()

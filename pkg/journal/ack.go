@@ -52,12 +52,15 @@ func (j *Journal) advance(seq uint64) {
 	j.mu.Lock()
 	gone := j.drop(seq)
 	j.acked = seq
-	j.full.Store(false)
 	j.ackedIn, j.ackedAt = j.cursor.number, j.cursor.tape.pos
 	if j.head.seq > seq {
 		j.ackedAt, j.oldest = j.head.at, time.Unix(0, j.head.time)
 	} else {
 		j.oldest = time.Now() // what there is was written since the loop, or is not synced yet
+	}
+	// Not with the first bytes: it would be full again after the next record.
+	if room := j.o.MaxSize - j.backlogBytes(); room >= min(probeSize, j.o.MaxSize/8) {
+		j.full.Store(false)
 	}
 	j.mu.Unlock()
 	for _, seg := range gone {
