@@ -12,6 +12,7 @@ import (
 	"github.com/llmproxy/llmproxy/pkg/forward"
 	"github.com/llmproxy/llmproxy/pkg/openai"
 	"github.com/llmproxy/llmproxy/pkg/route"
+	"github.com/llmproxy/llmproxy/pkg/stats"
 	"github.com/llmproxy/llmproxy/pkg/usage"
 )
 
@@ -48,7 +49,7 @@ func (x *Exchange) meterUsage(ctx *fasthttp.RequestCtx) *openai.Error {
 	m.asked = append(m.asked[:0], x.request.Model...)
 	m.record = events.Record{
 		Asked: text(m.asked), Served: c.Model, Endpoint: e.path, KeyID: m.identify(ctx),
-		Streamed: x.request.Stream, Started: x.start,
+		Streamed: x.wantsStream(), Started: x.start,
 	}
 	if c.Model == x.request.Model {
 		m.record.Served = m.record.Asked // c.Model is of the body
@@ -162,8 +163,8 @@ func (x *Exchange) settleUsage() {
 		x.endUsage(events.Interrupted, x.status)
 	case x.gone():
 		x.endUsage(events.ClientAborted, 499)
-	case x.broke != nil && x.broke.Status >= 500:
-		x.endUsage(events.UpstreamFailed, x.status) // the client has its status by a ping
+	case c.Outcome == stats.Broken, x.broke != nil && x.broke.Status >= 500:
+		x.endUsage(events.UpstreamFailed, x.status) // the client was told by an event
 	case x.complete && x.status < 500:
 		x.endUsage(events.Complete, x.status) // a refusal of the engine's
 	default:

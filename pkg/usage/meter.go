@@ -212,6 +212,9 @@ func (m *Meter) take(d *document) {
 		return
 	case m.kind == KindSGLang && !m.whole, d.choices && !m.whole:
 		m.choose(d.number[fieldIndex], u)
+		if d.has&(1<<fieldPredicted) != 0 {
+			m.unmetered = 0 // timings are of the end
+		}
 		return
 	default:
 		m.told = d.counts

@@ -273,6 +273,7 @@ func TestCut(t *testing.T) {
 		{"a repeated usage counts once", KindChat, 0, final + final, reading{used(8, 4), true, 0, true}},
 		{"usage does not shrink", KindChat, 0, chunk0 + strings.Replace(chunk1, `"index":1`, `"index":0`, 1), reading{used(8, 2), true, 2, true}},
 		{"an event that is not complete has no token", KindChat, 0, bare + strings.TrimSuffix(bare, "\n\n"), reading{Usage{}, false, 1, false}},
+		{"more events than tokens, of llama.cpp's tool calls", KindChat, 0, bare + bare + `data: {"choices":[{"index":0,"delta":{}}],"timings":{"prompt_n":8,"predicted_n":1}}` + "\n\n", reading{used(8, 1), true, 2, true}},
 		{"CRLF", KindChat, 0, strings.ReplaceAll(chunk0+final, "\n", "\r\n"), reading{used(8, 4), true, 1, true}},
 		{"no space behind the colon", KindChat, 0, strings.ReplaceAll(chunk0+final, "data: ", "data:"), reading{used(8, 4), true, 1, true}},
 		{"data in several lines", KindChat, 0, strings.ReplaceAll(chunk0+final, `],`, "],\ndata: "), reading{used(8, 4), true, 1, true}},
