@@ -219,7 +219,7 @@ func (s *countSite) leftAtDone(t *testing.T, row *apiRow) {
 	s.expect(t, c.id, s.countedOf(row, y.answered()[0], true))
 }
 
-// leftEarly: nothing was generated.
+// leftEarly: nothing was generated, but the engine may have read the prompt.
 func (s *countSite) leftEarly(t *testing.T, row *apiRow) {
 	if row.path == responsesURL {
 		t.Skip("it begins before there is a token")
@@ -231,7 +231,7 @@ func (s *countSite) leftEarly(t *testing.T, row *apiRow) {
 	y.ended(0)
 	id, _ := lastOf([]mockvllm.Entry{e})
 	want := s.cutOf(row, e, 0)
-	want.Prompt, want.Estimated, want.Outcome, want.Status = 0, false, "client_aborted", 499
+	want.Prompt, want.Estimated, want.Outcome, want.Status = 0, true, "client_aborted", 499
 	s.expect(t, id, want)
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/config"
@@ -29,6 +30,9 @@ type usageReports struct {
 	hook config.UsageHook // of the last sender
 	stop func()           // ends its run
 	done chan struct{}    // closed when that has ended
+
+	looking atomic.Bool // state is being looked at
+	last    atomic.Pointer[events.Stats]
 
 	mu     sync.Mutex      // guards what follows
 	sender *webhook.Sender // the one at work
@@ -65,7 +69,33 @@ func openUsage(c *config.Config, o Options) (*usageReports, error) {
 		return nil, errors.Join(fmt.Errorf("usage_hook: %w", err), l.Close())
 	}
 	u.use(h, u.sender)
+	u.state()
 	return u, nil
+}
+
+// lookTimeout bounds the wait for the state of the log.
+const lookTimeout = 100 * time.Millisecond
+
+// state is how the log does, or did when it was last heard of: a disk that hangs
+// must not take the metrics page with it.
+func (u *usageReports) state() events.Stats {
+	if u.looking.CompareAndSwap(false, true) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s := u.log.Stats()
+			u.last.Store(&s)
+			u.looking.Store(false)
+		}()
+		select {
+		case <-done:
+		case <-time.After(lookTimeout):
+		}
+	}
+	if s := u.last.Load(); s != nil {
+		return *s
+	}
+	return events.Stats{}
 }
 
 func (u *usageReports) newSender(h config.UsageHook) (*webhook.Sender, error) {
@@ -134,11 +164,23 @@ func (u *usageReports) deliver(ctx context.Context, s *webhook.Sender) {
 // the log. What is not delivered then, the next process delivers.
 func (u *usageReports) close() {
 	u.stop()
-	<-u.done
-	if err := u.log.Close(); err != nil {
-		u.logger.Error("the log of usage did not close well", "directory", u.dir, "error", err)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		<-u.done
+		if err := u.log.Close(); err != nil {
+			u.logger.Error("the log of usage did not close well", "directory", u.dir, "error", err)
+		}
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeGrace):
+		u.logger.Error("the disk does not answer; what the kernel has of the journal is kept", "directory", u.dir)
 	}
 }
+
+// closeGrace is how long the sender and the disk have at the end.
+const closeGrace = 8 * time.Second
 
 // delivery is what all senders have done.
 func (u *usageReports) delivery() webhook.Stats {
@@ -174,9 +216,9 @@ func (u *usageReports) lastDelivery() time.Time {
 // register shows the log and the senders in the metrics.
 func (u *usageReports) register(s *stats.Set) {
 	for name, f := range map[string]func() float64{
-		"llmproxy_usage_backlog_events":                  func() float64 { return float64(u.log.Stats().Backlog) },
-		"llmproxy_usage_backlog_bytes":                   func() float64 { return float64(u.log.Stats().BacklogBytes) },
-		"llmproxy_usage_backlog_seconds":                 func() float64 { return u.log.Stats().BacklogAge.Seconds() },
+		"llmproxy_usage_backlog_events":                  func() float64 { return float64(u.state().Backlog) },
+		"llmproxy_usage_backlog_bytes":                   func() float64 { return float64(u.state().BacklogBytes) },
+		"llmproxy_usage_backlog_seconds":                 func() float64 { return u.state().BacklogAge.Seconds() },
 		"llmproxy_usage_journal_failing":                 func() float64 { return bit(u.log.Failing()) },
 		"llmproxy_usage_delivery_stopped":                func() float64 { return bit(u.delivery().Stopped) },
 		"llmproxy_usage_last_delivery_timestamp_seconds": func() float64 { return float64(u.lastDelivery().Unix()) },
@@ -184,17 +226,17 @@ func (u *usageReports) register(s *stats.Set) {
 		s.Gauge(name, f)
 	}
 	for name, f := range map[string]func() uint64{
-		"llmproxy_usage_events_total":             func() uint64 { return u.log.Stats().Recorded },
-		"llmproxy_usage_unreadable_records_total": func() uint64 { return u.log.Stats().Skipped },
-		"llmproxy_usage_journal_bytes_total":      func() uint64 { return u.log.Stats().Journal.Bytes },
-		"llmproxy_usage_journal_errors_total":     func() uint64 { return u.log.Stats().Journal.WriteErrors },
-		"llmproxy_usage_journal_fsyncs_total":     func() uint64 { return u.log.Stats().Journal.Syncs },
+		"llmproxy_usage_events_total":             func() uint64 { return u.state().Recorded },
+		"llmproxy_usage_unreadable_records_total": func() uint64 { return u.state().Skipped },
+		"llmproxy_usage_journal_bytes_total":      func() uint64 { return u.state().Journal.Bytes },
+		"llmproxy_usage_journal_errors_total":     func() uint64 { return u.state().Journal.WriteErrors },
+		"llmproxy_usage_journal_fsyncs_total":     func() uint64 { return u.state().Journal.Syncs },
 		"llmproxy_usage_delivered_total":          func() uint64 { return u.delivery().Events },
 		"llmproxy_usage_dead_total":               func() uint64 { return u.delivery().Dead },
 	} {
 		s.CounterFunc(name, func() int64 { return int64(f()) })
 	}
-	s.FloatCounterFunc("llmproxy_usage_journal_fsync_seconds_total", func() float64 { return u.log.Stats().Journal.SyncTime.Seconds() })
+	s.FloatCounterFunc("llmproxy_usage_journal_fsync_seconds_total", func() float64 { return u.state().Journal.SyncTime.Seconds() })
 	for result := range u.delivery().Attempts {
 		s.CounterFunc(fmt.Sprintf("llmproxy_usage_delivery_attempts_total{result=%q}", result),
 			func() int64 { return int64(u.delivery().Attempts[result]) })

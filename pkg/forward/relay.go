@@ -17,6 +17,9 @@ func (c *Call) ContentType() []byte { return c.head.contentType }
 func (c *Call) Length() int         { return int(c.length) }
 func (c *Call) SSE() bool           { return c.sse }
 
+// Ended tells whether the upstream's answer has come to its end.
+func (c *Call) Ended() bool { return c.framing.done() }
+
 // Fields calls f with each header field of the engine that the client may see.
 func (c *Call) Fields(f func(name, value []byte)) {
 	for _, h := range c.head.fields {

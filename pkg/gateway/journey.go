@@ -288,6 +288,7 @@ func (x *Exchange) relayAll() (err error) {
 		x.complete = err == nil
 	}()
 	if x.broke != nil {
+		x.ping.stop()
 		return x.call.End(x, x.endpoint.appendErrorEvent(nil, x.broke, 0))
 	}
 	err = x.call.Relay(x)
@@ -316,7 +317,11 @@ var errPanicked = errors.New("panic while an answer was relayed")
 // without [DONE], which would make it look whole.
 func (x *Exchange) endStream(broken error) error {
 	c := x.call
+	x.ping.stop()
 	var b []byte
+	if c.Filter != nil && (c.Events.Done || c.Events.Failed) {
+		b = append(b, c.Filter.Flush()...) // the end itself may be held back
+	}
 	if !c.Events.Done && !c.Events.Failed { // else the client has the end, or knows
 		if !c.Events.AtBoundary() {
 			b = append(b, "\n\n"...)

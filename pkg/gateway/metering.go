@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"time"
@@ -56,11 +57,11 @@ func (x *Exchange) meterUsage(ctx *fasthttp.RequestCtx) *openai.Error {
 	}
 	_, _ = hex.Decode(m.record.ID[:], x.id[:])
 	m.meter.Reset(e.kind)
-	m.body, m.ended, m.take = len(ctx.Request.Body()), false, usage.Take{}
-	x.askUsage(m, ctx.Request.Body())
+	m.body, m.ended, m.take = promptBytes(ctx.Request.Body()), false, usage.Take{}
 	switch {
 	case g.usage.Start(&m.record):
 		x.metering = m
+		x.askUsage(m, ctx.Request.Body()) // the parts of the body are m's from here on
 	case g.allowUnrecorded:
 		g.meterings.Put(m)
 		g.stats.Unrecorded.Inc()
@@ -111,7 +112,10 @@ func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 // whether all of them can tell it in every chunk.
 func (v *View) style(p *route.Pool, kind usage.Kind) (usage.Style, bool) {
 	i := v.about(p)
-	return usage.StyleOf(i.engine, kind), i.continuous
+	if kind == usage.KindChat {
+		return i.chat, i.continuous
+	}
+	return i.completions, i.continuous
 }
 
 // watchUsage has the answer of an open call looked at.
@@ -159,11 +163,13 @@ func (x *Exchange) settleUsage() {
 	switch c := x.call; {
 	case !c.Sent():
 		x.gateway.usage.Void(&m.record)
+	case x.status == 0: // a panic
+		x.endUsage(events.UpstreamFailed, fasthttp.StatusInternalServerError)
 	case c.Interrupted() == forward.ShuttingDown:
 		x.endUsage(events.Interrupted, x.status)
 	case x.gone():
 		x.endUsage(events.ClientAborted, 499)
-	case c.Outcome == stats.Broken, x.broke != nil && x.broke.Status >= 500:
+	case c.Outcome == stats.Broken, c.Outcome == stats.Overloaded, x.broke != nil && x.broke.Status >= 500:
 		x.endUsage(events.UpstreamFailed, x.status) // the client was told by an event
 	case x.complete && x.status < 500:
 		x.endUsage(events.Complete, x.status) // a refusal of the engine's
@@ -187,6 +193,29 @@ func (x *Exchange) endUsage(outcome events.Outcome, status int) {
 // say how many there were.
 const bytesPerToken = 4
 
+// promptBytes is how long a body is without what stands in it in base64: images
+// and sound have few tokens for their bytes.
+func promptBytes(body []byte) int {
+	n := len(body)
+	for rest := body; len(body) > largeBody; {
+		i := bytes.Index(rest, []byte(";base64,"))
+		if i < 0 {
+			break
+		}
+		rest = rest[i:]
+		end := bytes.IndexByte(rest, '"')
+		if end < 0 {
+			break
+		}
+		n -= end
+		rest = rest[end:]
+	}
+	return n
+}
+
+// largeBody is what a body has at least to be looked through for base64.
+const largeBody = 16 << 10
+
 // fill brings the record up to now.
 func (x *Exchange) fill(now time.Time) {
 	c, m := x.call, x.metering
@@ -204,7 +233,12 @@ func (x *Exchange) fill(now time.Time) {
 	r.Prompt, r.Cached, r.Completion, r.Reasoning, r.Total, r.Seconds = u.Prompt, u.Cached, u.Completion, u.Reasoning, u.Total, u.Seconds
 	// Of an answer that has begun something was used, whatever the engine tells.
 	begun := x.endpoint.kind != usage.KindNone && c.Meter != nil && c.Status() < 300
-	if r.Estimated = begun && !m.meter.Exact(); !r.Estimated {
+	if !begun {
+		// What was sent may have been worked on, for a client that did not wait.
+		r.Estimated = x.endpoint.kind != usage.KindNone && c.Sent() && c.Interrupted() != forward.None
+		return
+	}
+	if r.Estimated = !m.meter.Exact(); !r.Estimated {
 		return
 	}
 	if !found {

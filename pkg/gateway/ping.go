@@ -107,6 +107,7 @@ func (p *pinger) relaying() (began bool) {
 func (p *pinger) wrote(c *forward.Call) {
 	p.last = time.Now()
 	p.midway = !c.Events.AtBoundary()
+	p.stopped = p.stopped || c.Ended() // what is written next is the last chunk, or another answer
 	p.mu.Unlock()
 }
 

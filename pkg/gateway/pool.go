@@ -5,14 +5,16 @@ import (
 
 	"github.com/llmproxy/llmproxy/pkg/route"
 	"github.com/llmproxy/llmproxy/pkg/stats"
+	"github.com/llmproxy/llmproxy/pkg/usage"
 )
 
 // poolInfo is what a view knows of a pool.
 type poolInfo struct {
 	label      string
-	backends   int    // of the view
-	engine     string // of all its backends, "" when they differ
-	continuous bool   // all of them can tell the usage in every chunk
+	backends   int  // of the view
+	continuous bool // all of them are to tell the usage in every chunk
+	// How they speak of usage, OpenAI's way when they differ.
+	chat, completions usage.Style
 
 	series atomic.Pointer[stats.Table]
 }
@@ -30,10 +32,13 @@ func (v *View) about(p *route.Pool) *poolInfo {
 	fresh := &poolInfo{label: p.Label, backends: len(v.Table.Backends()), continuous: true}
 	for i, b := range p.Backends() {
 		u := v.Forwarder.Upstreams[b.Index]
-		if fresh.continuous = fresh.continuous && u.Continuous; i == 0 {
-			fresh.engine = u.Engine
-		} else if fresh.engine != u.Engine {
-			fresh.engine = ""
+		fresh.continuous = fresh.continuous && u.Continuous
+		for kind, style := range map[usage.Kind]*usage.Style{usage.KindChat: &fresh.chat, usage.KindCompletions: &fresh.completions} {
+			if s := usage.StyleOf(u.Engine, kind); i == 0 {
+				*style = s
+			} else if *style != s {
+				*style = usage.StyleOf("", kind)
+			}
 		}
 	}
 	if v.npools.Load() >= maxPools {

@@ -124,8 +124,8 @@ type options struct {
 	odd            bool // a name occurs twice, or is spelled with an escape
 }
 
-// option is one of them. A value that is neither false nor null is the engine's to
-// judge, and as good as true.
+// option is one of them. Only true is true: what else an engine may take for it
+// differs, and is replaced.
 type option struct {
 	there, on bool
 	value     span
@@ -146,8 +146,7 @@ func (o *options) read(body []byte, at int) {
 			continue
 		}
 		o.odd = o.odd || p.there
-		c := body[m.value.start]
-		*p = option{true, c != 'f' && c != 'n', m.value}
+		*p = option{true, body[m.value.start] == 't', m.value}
 	}
 }
 
