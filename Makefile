@@ -71,6 +71,12 @@ instructions: bench-deps ## instructions of a request and of an event, against b
 bench-peers: ## other gateways side by side, 40 minutes; SHORT=1 only proves that it works
 	go run ./bench/peers $(if $(SHORT),-short) $(ARGS)
 
+.PHONY: bench-usage
+bench-usage: ## what metering costs: without it and with it, and the journal alone, 10 minutes; SHORT=1 only proves that it works
+	go run ./bench/peers -usage -rounds 5 $(if $(SHORT),-short) $(ARGS)
+	$(if $(SHORT),,PKG=./bench scripts/bench.sh)
+	$(if $(SHORT),,GOMAXPROCS=1 PKG=./pkg/events scripts/bench.sh)
+
 .PHONY: loadtest
 loadtest: bench-deps ## a deployment as load, SCENARIO=1..5, 4 minutes; SHORT=1 only proves that it works
 	go run ./loadtest/run -scenario $(SCENARIO) $(if $(SHORT),-short) $(ARGS)

@@ -2,8 +2,10 @@
 // loopback sockets, between an engine and a client that do next to nothing.
 //
 // Each benchmark has twins: "direct" is the client at the engine, which is the
-// cost of the sockets and of the two ends, and "reverseproxy" is the standard
-// library's httputil.ReverseProxy in the gateway's place. One request or one
+// cost of the sockets and of the two ends, "metered" is the gateway with a record
+// of each request's usage, which a receiver in this process gets, and
+// "reverseproxy" is the standard library's httputil.ReverseProxy in the gateway's
+// place. One request or one
 // chunk is under way at a time, so ns/op is a latency; what the gateway adds is
 // its figure less the direct one. Engine and client allocate nothing: B/op and
 // allocs/op are the proxy's own.
@@ -11,8 +13,10 @@ package bench
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"testing"
@@ -27,6 +31,7 @@ var proxies = []struct {
 }{
 	{"direct", func(_ *testing.B, engine string) string { return engine }},
 	{"llmproxy", startGateway},
+	{"metered", startMetered},
 	{"reverseproxy", startReverseProxy},
 }
 
@@ -66,9 +71,20 @@ func BenchmarkChunk(b *testing.B) {
 	}
 }
 
+// Health checks would be measured with the requests.
+const settings = "backends:\n  - url: http://%s\n    engine: vllm\n    continuous_usage: true\nhealth_check:\n  enabled: false\n"
+
 func startGateway(b *testing.B, engine string) string {
-	// Health checks would be measured with the requests.
-	yaml := fmt.Sprintf("backends:\n  - url: http://%s\nhealth_check:\n  enabled: false\n", engine)
+	return apptest.Start(b, fmt.Sprintf(settings, engine)).Addr
+}
+
+func startMetered(b *testing.B, engine string) string {
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // what is cut off comes again
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	b.Cleanup(receiver.Close)
+	yaml := fmt.Sprintf(settings+"data_dir: %s\nusage_hook:\n  enabled: true\n  url: %s\n", engine, b.TempDir(), receiver.URL)
 	return apptest.Start(b, yaml).Addr
 }
 

@@ -94,7 +94,7 @@ func (e *engine) readHead(c *conn, b []byte) ([]byte, error) {
 	c.http10 = string(version) == "HTTP/1.0"
 	c.last = h.close || c.http10 && !h.keepAlive
 	c.chat, c.side = string(method) == "POST", nil
-	if !c.chat || bytes.HasPrefix(path, []byte("/control")) {
+	if !c.chat || bytes.HasPrefix(path, []byte("/control")) || string(path) == "/usage" {
 		c.chat, c.side = false, e.side(string(method), string(path))
 	}
 	c.body, c.bodySize, c.bodyRead = h.framing(byLength), h.length, 0
@@ -109,10 +109,13 @@ func (e *engine) readHead(c *conn, b []byte) ([]byte, error) {
 	return b[n:], nil
 }
 
-// side answers what is no chat: what is asked about the engine, and control.
+// side answers what is no chat: what is asked about the engine, control, and what
+// a gateway reports to a billing system, which this one is too.
 func (e *engine) side(method, target string) []byte {
 	path, query, _ := strings.Cut(target, "?")
 	switch {
+	case path == "/usage":
+		return e.noContent
 	case path != "/control":
 		return described(path)
 	case method != "POST":

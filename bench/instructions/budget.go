@@ -58,7 +58,7 @@ func writeBudget(path string, counts []count) error {
 		"# fails when a count is more than %.0f %% above; it holds for this Go and platform\n"+
 		"# only. %s\n%s\n", 100*tolerance, renew, platform())
 	for _, c := range counts {
-		fmt.Fprintf(&out, "%-8s %6d\n", c.name, c.instructions())
+		fmt.Fprintf(&out, "%-15s %6d\n", c.name, c.instructions())
 	}
 	return os.WriteFile(path, []byte(out.String()), 0o644)
 }

@@ -16,12 +16,17 @@ const (
 	answer = `{"id":"chatcmpl-581bec036a30b55f21a8ffb6c7fe6ce0","object":"chat.completion","created":1795394112,"model":"chat","choices":[{"index":0,"message":{"role":"assistant","content":"The gateway forwards every token as soon as it arrives and never holds a byte back.","refusal":null,"annotations":null,"audio":null,"function_call":null,"tool_calls":[],"reasoning":null},"logprobs":null,"finish_reason":"stop","stop_reason":null}],"service_tier":null,"system_fingerprint":null,"usage":{"prompt_tokens":212,"total_tokens":233,"completion_tokens":21,"prompt_tokens_details":null},"prompt_logprobs":null}`
 	event  = `data: {"id":"chatcmpl-581bec036a30b55f21a8ffb6c7fe6ce0","object":"chat.completion.chunk","created":1795394112,"model":"chat","choices":[{"index":0,"delta":{"content":" arrives"},"logprobs":null,"finish_reason":null,"token_ids":null}]}` + "\n\n"
 	done   = "data: [DONE]\n\n"
+
+	// What a metered gateway asks for, and takes out again: the usage at the end of
+	// a stream, and with each event.
+	usageTotal = `data: {"id":"chatcmpl-581bec036a30b55f21a8ffb6c7fe6ce0","object":"chat.completion.chunk","created":1795394112,"model":"chat","choices":[],"usage":{"prompt_tokens":212,"total_tokens":233,"completion_tokens":21}}` + "\n\n"
+	usageEvent = `data: {"id":"chatcmpl-581bec036a30b55f21a8ffb6c7fe6ce0","object":"chat.completion.chunk","created":1795394112,"model":"chat","choices":[{"index":0,"delta":{"content":" arrives"},"logprobs":null,"finish_reason":null,"token_ids":null}],"usage":{"prompt_tokens":212,"total_tokens":233,"completion_tokens":21}}` + "\n\n"
 )
 
 var (
 	wholeHead  = fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nServer: uvicorn\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
 	streamHead = []byte("HTTP/1.1 200 OK\r\nServer: uvicorn\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n")
-	streamTail = append(chunk(done), "0\r\n\r\n"...)
+	streamEnd  = append(chunk(done), "0\r\n\r\n"...)
 )
 
 func chunk(data string) []byte { return fmt.Appendf(nil, "%x\r\n%s\r\n", len(data), data) }
@@ -39,8 +44,10 @@ func chat(model string, stream bool) []byte {
 // no matter of speed.
 type ends struct {
 	gateway  *gateway
+	metered  bool // the gateway is
 	hurry    bool
 	listener net.Listener // where the gateway finds its engine
+	billing  net.Listener // where a metered one finds who is never going to answer; else nil
 
 	client, engine     net.Conn      // the gateway's first request makes the second
 	toClient, toEngine *bufio.Reader // what they receive
@@ -51,6 +58,25 @@ type ends struct {
 // on a busy machine.
 const patience = 30 * time.Second
 
+// listen comes before the gateway starts.
+func (e *ends) listen() (err error) {
+	if e.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return err
+	}
+	if e.metered {
+		e.billing, err = net.Listen("tcp", "127.0.0.1:0")
+	}
+	return err
+}
+
+// billingAddr is "" for a gateway that is not metered.
+func (e *ends) billingAddr() string {
+	if e.billing == nil {
+		return ""
+	}
+	return e.billing.Addr().String()
+}
+
 func (e *ends) connect() (err error) {
 	if e.client, err = net.Dial("tcp", e.gateway.addr); err != nil {
 		return fmt.Errorf("cannot reach the gateway: %w", err)
@@ -60,7 +86,7 @@ func (e *ends) connect() (err error) {
 }
 
 func (e *ends) close() {
-	for _, c := range []io.Closer{e.client, e.engine, e.listener} {
+	for _, c := range []io.Closer{e.client, e.engine, e.listener, e.billing} {
 		if c != nil {
 			c.Close()
 		}
@@ -130,6 +156,19 @@ func (e *ends) whole(request []byte) error {
 	return expect(body, []byte(answer), true)
 }
 
+// fillRing makes as many requests as a metered gateway takes to have used each
+// place of its ring, 16,384, for the beginning and the end of a request: a place
+// gets its memory when it is first used.
+func (e *ends) fillRing() error {
+	e.hurry = true
+	for range 16384 / 2 {
+		if err := e.whole(chat("chat", false)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // refused is one request that no engine sees.
 func (e *ends) refused(request []byte) error {
 	if err := e.send(e.client, request); err != nil {
@@ -158,17 +197,22 @@ func (e *ends) open(request []byte) error {
 	return expect(e.stream, []byte(event), false)
 }
 
-// relay sends n events at once through the open stream.
-func (e *ends) relay(n int) error {
-	if err := e.send(e.engine, bytes.Repeat(chunk(event), n)); err != nil {
+// relay sends n events at once through the open stream; the client gets them as
+// event, whatever the engine has told with them.
+func (e *ends) relay(sent string, n int) error {
+	if err := e.send(e.engine, bytes.Repeat(chunk(sent), n)); err != nil {
 		return err
 	}
 	return expect(e.stream, bytes.Repeat([]byte(event), n), false)
 }
 
-// finish ends the open stream.
+// finish ends the open stream; an engine that is asked tells its usage before.
 func (e *ends) finish() error {
-	if err := e.send(e.engine, streamTail); err != nil {
+	tail := streamEnd
+	if e.metered {
+		tail = append(chunk(usageTotal), streamEnd...)
+	}
+	if err := e.send(e.engine, tail); err != nil {
 		return err
 	}
 	return expect(e.stream, []byte(done), true)

@@ -33,6 +33,8 @@ backends:
   - url: http://%s
     models: [chat, qwen-72b-chat]
     keep_alive: 10m
+    engine: vllm
+    continuous_usage: true
 routing:
   model_mapping:
     qwen: qwen-72b-chat
@@ -42,17 +44,46 @@ health_check:
   enabled: false
 `
 
-// start builds the gateway and runs it in dir, in front of an engine, and waits
-// until it listens. The gateway watches the directory of its configuration, so
-// callgrind writes elsewhere.
-func start(ctx context.Context, dir, engine string) (*gateway, error) {
-	g := &gateway{dir: dir}
-	binary, config := filepath.Join(dir, "llmproxy"), filepath.Join(dir, "watched", "llmproxy.yaml")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "github.com/llmproxy/llmproxy/cmd/llmproxy")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOAMD64=v1")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("cannot build the gateway: %w\n%s", err, out)
+// metering has the gateway record what each request uses. The billing system
+// takes the first batch and never answers, and the disk is left to the kernel:
+// when either would go on is a matter of time. What both cost is measured as
+// time, by bench/peers and the benchmarks of pkg/events.
+const metering = `data_dir: %q
+usage_hook:
+  enabled: true
+  url: http://%s
+  timeout: 1h
+  sync: os
+`
+
+// binary is the gateway's, in its directory.
+const binary = "llmproxy"
+
+func build(ctx context.Context, dir string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(dir, binary), "github.com/llmproxy/llmproxy/cmd/llmproxy")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOAMD64=v1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build the gateway: %w\n%s", err, out)
 	}
+	return nil
+}
+
+// settings is the configuration of a gateway that listens at addr; unless billing
+// is "", it is metered and keeps its journal below dir.
+func settings(addr, engine, billing, dir string) string {
+	text := fmt.Sprintf(configuration, addr, engine)
+	if billing != "" {
+		text += fmt.Sprintf(metering, filepath.Join(dir, "data"), billing)
+	}
+	return text
+}
+
+// start runs the gateway that build has left in dir, in front of an engine and a
+// billing system, see settings, and waits until it listens. The gateway watches
+// the directory of its configuration, so callgrind writes elsewhere.
+func start(ctx context.Context, dir, engine, billing string) (*gateway, error) {
+	g := &gateway{dir: dir}
+	config := filepath.Join(dir, "watched", "llmproxy.yaml")
 	var err error
 	if g.addr, err = freeAddress(); err != nil {
 		return nil, err
@@ -60,12 +91,12 @@ func start(ctx context.Context, dir, engine string) (*gateway, error) {
 	if err := os.Mkdir(filepath.Dir(config), 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(config, fmt.Appendf(nil, configuration, g.addr, engine), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(settings(g.addr, engine, billing, dir)), 0o600); err != nil {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, "valgrind", "--tool=callgrind", "--quiet", "--separate-threads=yes",
 		"--vgdb-prefix="+filepath.Join(dir, "vgdb"), "--callgrind-out-file="+filepath.Join(dir, "out"),
-		binary, "serve", "-config", config)
+		filepath.Join(dir, binary), "serve", "-config", config)
 	cmd.Env = append(os.Environ(), quietRuntime...)
 	if err := g.launch(cmd); err != nil {
 		return nil, err

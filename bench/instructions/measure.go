@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 )
 
 // measure is one thing whose instructions are counted.
 type measure struct {
 	name, what string
+	metered    bool              // the gateway records what requests use
 	begin      func(*ends) error // before the first step, not counted; nil: nothing
 	step       func(*ends) error
 	end        func(*ends) error // after the last step, not counted; nil: nothing
@@ -33,25 +33,48 @@ var measures = []measure{
 	},
 	{
 		name: "stream", what: "a stream of one event, from its request to its end",
-		step: func(e *ends) error {
-			if err := e.open(chat("chat", true)); err != nil {
-				return err
-			}
-			return e.finish()
-		},
+		step: oneEvent,
 	},
 	{
 		name: "event", what: "one event of an open stream",
 		begin: func(e *ends) error { return e.open(chat("chat", true)) },
-		step:  func(e *ends) error { return e.relay(1) },
+		step:  func(e *ends) error { return e.relay(event, 1) },
 		end:   (*ends).finish,
 	},
 	{
 		name: "burst", what: fmt.Sprintf("%d events that come at once", burst),
 		begin: func(e *ends) error { return e.open(chat("chat", true)) },
-		step:  func(e *ends) error { return e.relay(burst) },
+		step:  func(e *ends) error { return e.relay(event, burst) },
 		end:   (*ends).finish,
 	},
+	{
+		name: "metered-request", what: "the request, with a record of its usage in the journal", metered: true,
+		step: func(e *ends) error { return e.whole(chat("chat", false)) },
+	},
+	{
+		name: "metered-stream", what: "the stream, the same, its usage asked for and taken out", metered: true,
+		step: oneEvent,
+	},
+	{
+		name: "metered-event", what: "the event, of a stream whose usage comes at its end", metered: true,
+		begin: func(e *ends) error { return e.open(chat("chat", true)) },
+		step:  func(e *ends) error { return e.relay(event, 1) },
+		end:   (*ends).finish,
+	},
+	{
+		name: "counted-event", what: "the event, with usage in it that is taken out (continuous_usage)", metered: true,
+		begin: func(e *ends) error { return e.open(chat("chat", true)) },
+		step:  func(e *ends) error { return e.relay(usageEvent, 1) },
+		end:   (*ends).finish,
+	},
+}
+
+// oneEvent is a whole stream.
+func oneEvent(e *ends) error {
+	if err := e.open(chat("chat", true)); err != nil {
+		return err
+	}
+	return e.finish()
 }
 
 // Caches fill while a process is young: that of a type assertion is filled on
@@ -72,30 +95,54 @@ type count struct {
 // instructions of one step.
 func (c count) instructions() int { return int((c.profile.total + batch/2) / batch) }
 
-// measureAll starts a gateway and measures everything with it.
+// measureAll measures everything, with a gateway that is not metered and one that
+// is.
 func measureAll(ctx context.Context) ([]count, error) {
+	var counts []count
+	for _, metered := range []bool{false, true} {
+		some, err := measureOne(ctx, metered)
+		if err != nil {
+			return nil, err
+		}
+		counts = append(counts, some...)
+	}
+	return counts, nil
+}
+
+// measureOne starts a gateway and measures with it what is to be.
+func measureOne(ctx context.Context, metered bool) ([]count, error) {
 	dir, err := os.MkdirTemp("", "instructions-")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // at worst /tmp keeps it
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	e := &ends{metered: metered}
+	defer e.close()
+	if err := e.listen(); err != nil {
 		return nil, err
 	}
-	g, err := start(ctx, dir, ln.Addr().String())
+	if err := build(ctx, dir); err != nil {
+		return nil, err
+	}
+	g, err := start(ctx, dir, e.listener.Addr().String(), e.billingAddr())
 	if err != nil {
-		ln.Close()
 		return nil, err
 	}
 	defer g.stop()
-	e := &ends{gateway: g, listener: ln}
-	defer e.close()
+	e.gateway = g
 	if err := e.connect(); err != nil {
 		return nil, err
 	}
+	if metered {
+		if err := e.fillRing(); err != nil {
+			return nil, fmt.Errorf("%w; the gateway's log:\n%s", err, g.output.String())
+		}
+	}
 	var counts []count
 	for _, m := range measures {
+		if m.metered != metered {
+			continue
+		}
 		p, err := m.least(e)
 		if err != nil {
 			g.stop()

@@ -19,6 +19,7 @@ type bench struct {
 	dir   string // what the peers installed, their configurations and logs
 	bare  string // the program that is generator and engine
 	short bool
+	usage bool // measured is what metering costs
 
 	engineCore, gatewayCore string // "": any
 	descriptors             int    // that each process may have

@@ -1,6 +1,10 @@
 package main
 
-import "os/exec"
+import (
+	"os/exec"
+
+	"github.com/llmproxy/llmproxy/bench/results"
+)
 
 // catalogue returns the gateways that are compared, in the order of the tables.
 // Each is set up as its own documentation advises for streams, on equal terms:
@@ -14,9 +18,11 @@ func catalogue() []peer {
 func ours() []peer {
 	on := program{configs: []string{"llmproxy.yaml"}, args: []string{llmproxy, "serve", "-config", "{{.Dir}}/llmproxy.yaml"}}
 	off := program{configs: []string{"llmproxy-off.yaml"}, args: []string{llmproxy, "serve", "-config", "{{.Dir}}/llmproxy-off.yaml"}}
+	version := says(`llmproxy (\S+)`, llmproxy, "version")
 	return []peer{
-		{name: "llmproxy", version: says(`llmproxy (\S+)`, llmproxy, "version"), start: on.start, note: "all that is built is on"},
-		{name: "llmproxy-off", version: says(`llmproxy (\S+)`, llmproxy, "version"), start: off.start, note: "what can be switched off is off"},
+		{name: results.Ours, version: version, start: on.start, note: "all that is built is on, but metering"},
+		{name: results.OursOff, version: version, start: off.start, note: "what can be switched off is off"},
+		{name: results.OursMetered, version: version, start: metered, note: "all that is built is on; the billing system answers at once"},
 	}
 }
 

@@ -1,7 +1,7 @@
 // Command peers measures our gateway beside what else a user would pick, in one
 // run and on the same work:
 //
-//	go run ./bench/peers [-peers nginx,llmproxy] [-short]
+//	go run ./bench/peers [-peers nginx,llmproxy] [-usage] [-short]
 //
 // The fake engine and the load generator share one core, the gateway under
 // measurement has another. All gateways run from the start to the end, and one
@@ -39,6 +39,7 @@ type options struct {
 	rounds int
 	peers  []string
 	short  bool
+	usage  bool
 	out    string
 	dir    string
 }
@@ -49,7 +50,8 @@ func parse(args []string) (*options, error) {
 	flags.IntVar(&o.rounds, "rounds", 3, "how often the interleaved measures are repeated")
 	names := flags.String("peers", "", "names of the peers, separated by commas; default: all")
 	flags.BoolVar(&o.short, "short", false, "only prove that it works: one round, fractions of a second, peers that are quick to install")
-	flags.StringVar(&o.out, "out", "", "the file to write; default: bench/results/peers-DATE-COMMIT.json, with -short DIR/short.json")
+	flags.BoolVar(&o.usage, "usage", false, "what metering costs: only our gateway without and with it, and only what it bears upon")
+	flags.StringVar(&o.out, "out", "", "the file to write; default: bench/results/peers-DATE-COMMIT.json (with -usage: usage-...), with -short DIR/short.json")
 	flags.StringVar(&o.dir, "dir", "bin/peers", "where peers are installed and log")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -60,9 +62,13 @@ func parse(args []string) (*options, error) {
 	o.peers = strings.FieldsFunc(*names, func(r rune) bool { return r == ',' || r == ' ' })
 	if o.short {
 		o.rounds = 1
-		if len(o.peers) == 0 {
-			o.peers = quick
-		}
+	}
+	switch {
+	case len(o.peers) > 0:
+	case o.usage:
+		o.peers = []string{results.Direct, results.Ours, results.OursMetered}
+	case o.short:
+		o.peers = quick
 	}
 	return &o, nil
 }
@@ -120,7 +126,7 @@ func newBench(o *options, peers []peer) (*bench, error) {
 		return nil, err
 	}
 	begin := time.Now()
-	b := &bench{root: root, dir: dir, bare: filepath.Join(root, "bin", "bare"), short: o.short, lastPort: 21000, patience: startLimit}
+	b := &bench{root: root, dir: dir, bare: filepath.Join(root, "bin", "bare"), short: o.short, usage: o.usage, lastPort: 21000, patience: startLimit}
 	b.progress = func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "[%6s] %s\n", time.Since(begin).Round(time.Second), fmt.Sprintf(format, args...))
 	}
@@ -139,7 +145,11 @@ func (b *bench) all(ctx context.Context, o *options) (*results.Run, error) {
 		return nil, err
 	}
 	if o.out == "" {
-		o.out = filepath.Join("bench", "results", "peers-"+began.Format(time.DateOnly)+"-"+commit+".json")
+		kind := "peers"
+		if o.usage {
+			kind = "usage"
+		}
+		o.out = filepath.Join("bench", "results", kind+"-"+began.Format(time.DateOnly)+"-"+commit+".json")
 		if o.short {
 			o.out = filepath.Join(o.dir, "short.json")
 		}

@@ -14,6 +14,12 @@ import (
 func (b *bench) once() []step {
 	var plan []step
 	for _, g := range b.present() {
+		if b.usage {
+			if !g.direct() {
+				plan = append(plan, b.streams(g, results.Memory, 1000), b.streams(g, results.MemoryMany, 5000))
+			}
+			continue
+		}
 		for _, c := range aborts {
 			plan = append(plan, step{g, c.name, 0, func(ctx context.Context, g *gateway) ([]results.Sample, error) {
 				return b.abort(ctx, g, c)

@@ -12,6 +12,32 @@ import (
 	"github.com/llmproxy/llmproxy/bench/results"
 )
 
+// metered starts our gateway with metering on, and all else as in llmproxy.yaml.
+func metered(dir, listen, engine string) (*exec.Cmd, error) {
+	// What an earlier run has left would be delivered in the time of this one.
+	if err := os.RemoveAll(filepath.Join(dir, "data")); err != nil {
+		return nil, err
+	}
+	at, err := newPlace(dir, listen, engine)
+	if err != nil {
+		return nil, err
+	}
+	var config []byte
+	for _, name := range []string{"llmproxy.yaml", "llmproxy-metered.yaml"} {
+		text, err := configs.ReadFile("configs/" + name)
+		if err != nil {
+			return nil, err
+		}
+		filled, err := fill(string(text), at)
+		if err != nil {
+			return nil, err
+		}
+		config = append(config, filled...)
+	}
+	path := filepath.Join(at.Dir, "llmproxy.yaml")
+	return exec.Command(llmproxy, "serve", "-config", path), os.WriteFile(path, config, 0o644)
+}
+
 // flat returns a round's steps that show whether our cost per request stays
 // what it is when there is more of everything.
 func (b *bench) flat(round int) []step {

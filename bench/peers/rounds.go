@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/llmproxy/llmproxy/bench/results"
@@ -17,6 +18,7 @@ type measure struct {
 	warmUp time.Duration // the same beforehand, which does not count
 	latent bool          // latencies are kept: in a flood they are those of full buffers
 	tail   bool          // enough requests for a p999
+	usage  bool          // metering bears upon it
 }
 
 // bodySize is that of a request with an image, in bytes.
@@ -24,11 +26,11 @@ const bodySize = "10485760"
 
 func (b *bench) measures() []measure {
 	all := []measure{
-		{name: results.Closed, mode: "closed", flags: []string{"-conns", "64"}, length: 2 * time.Second, latent: true},
-		{name: results.Open, mode: "open", flags: []string{"-rate", "1000"}, length: 3 * time.Second, latent: true, tail: true},
-		{name: results.Stream, engine: "interval=20ms&events=64", mode: "stream", flags: []string{"-conns", "200"}, length: 4 * time.Second, latent: true, tail: true},
+		{name: results.Closed, mode: "closed", flags: []string{"-conns", "64"}, length: 2 * time.Second, latent: true, usage: true},
+		{name: results.Open, mode: "open", flags: []string{"-rate", "1000"}, length: 3 * time.Second, latent: true, tail: true, usage: true},
+		{name: results.Stream, engine: "interval=20ms&events=64", mode: "stream", flags: []string{"-conns", "200"}, length: 4 * time.Second, latent: true, tail: true, usage: true},
 		{name: results.Burst, engine: "interval=20ms&events=64&sync=true", mode: "stream", flags: []string{"-conns", "200", "-together"}, length: 4 * time.Second, latent: true, tail: true},
-		{name: results.Flood, engine: "interval=0s&events=64", mode: "stream", flags: []string{"-conns", "64", "-together"}, length: 2 * time.Second},
+		{name: results.Flood, engine: "interval=0s&events=64", mode: "stream", flags: []string{"-conns", "64", "-together"}, length: 2 * time.Second, usage: true},
 		{name: results.Body, mode: "body", flags: []string{"-conns", "4", "-size", bodySize}, length: 2 * time.Second, latent: true},
 	}
 	for i := range all {
@@ -40,18 +42,28 @@ func (b *bench) measures() []measure {
 
 // repeated returns the steps of all rounds. Within a round a measure is taken
 // of all gateways before the next one is, so that what is compared is close
-// together in time.
+// together in time. Of what metering costs every second round has the gateways
+// in the reverse order.
 func (b *bench) repeated(rounds int) []step {
 	var plan []step
 	for round := 1; round <= rounds; round++ {
+		gateways := b.present()
+		if b.usage && round%2 == 0 {
+			slices.Reverse(gateways)
+		}
 		for _, m := range b.measures() {
-			for _, g := range b.present() {
+			if b.usage && !m.usage {
+				continue
+			}
+			for _, g := range gateways {
 				plan = append(plan, step{g, m.name, round, func(ctx context.Context, g *gateway) ([]results.Sample, error) {
 					return b.take(ctx, g, m)
 				}})
 			}
 		}
-		plan = append(plan, b.flat(round)...)
+		if !b.usage {
+			plan = append(plan, b.flat(round)...)
+		}
 	}
 	return plan
 }
@@ -82,6 +94,11 @@ func (b *bench) loaded(ctx context.Context, g *gateway, m measure, open int) ([]
 	o, err := b.load(ctx, g, m.mode, m.length, m.flags...)
 	if err != nil {
 		return nil, err
+	}
+	if b.usage { // reports that are sent after the load are of its requests
+		if err := b.rest(ctx, g, open); err != nil {
+			return nil, err
+		}
 	}
 	after, err := g.cpu()
 	if err != nil {

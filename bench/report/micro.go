@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"golang.org/x/perf/benchfmt"
@@ -108,10 +111,11 @@ func (m *micro) median(name, unit string) (v float64, spread string, ok bool) {
 // which is the same without anything between client and engine, a column tells
 // what is added to it.
 func (m *micro) Table() table {
-	t := table{Head: []string{"benchmark", "time", "memory", "allocations", "more than direct"}}
-	twins := false
+	t := table{Head: []string{"benchmark", "time", "memory", "allocations", "also", "more than direct"}}
+	twins, others := false, false
 	for _, name := range m.names {
-		row := []string{name, "–", "–", "–", "–"}
+		row := []string{name, "–", "–", "–", cmp.Or(m.others(name), "–"), "–"}
+		others = others || row[4] != "–"
 		took, spread, ok := m.median(name, "sec/op")
 		if ok {
 			row[1] = scaled(took, benchunit.Decimal, "s") + spread
@@ -125,17 +129,43 @@ func (m *micro) Table() table {
 		twin := path.Join(path.Dir(name), "direct")
 		if direct, _, ok := m.median(twin, "sec/op"); ok && name != twin {
 			twins = true
-			row[4] = scaled(took-direct, benchunit.Decimal, "s")
+			row[5] = scaled(took-direct, benchunit.Decimal, "s")
 		}
 		t.Rows = append(t.Rows, row)
 	}
 	if !twins {
-		t.Head = t.Head[:4]
-		for i := range t.Rows {
-			t.Rows[i] = t.Rows[i][:4]
-		}
+		t.drop(5)
+	}
+	if !others {
+		t.drop(4)
 	}
 	return t
+}
+
+// drop takes a column out.
+func (t *table) drop(i int) {
+	t.Head = slices.Delete(t.Head, i, i+1)
+	for j := range t.Rows {
+		t.Rows[j] = slices.Delete(t.Rows[j], i, i+1)
+	}
+}
+
+// others tells what a benchmark reports beyond what all do, such as "p99-ns" and
+// "records/s".
+func (m *micro) others(name string) string {
+	var texts []string
+	for _, unit := range slices.Sorted(maps.Keys(m.values[name])) {
+		if slices.Contains([]string{"sec/op", "B/op", "allocs/op"}, unit) {
+			continue
+		}
+		v, _, _ := m.median(name, unit)
+		if of, per, ok := strings.Cut(unit, "-sec"); ok {
+			texts = append(texts, of+" "+scaled(v, benchunit.Decimal, "s")+per)
+			continue
+		}
+		texts = append(texts, number(v)+" "+unit)
+	}
+	return strings.Join(texts, ", ")
 }
 
 // scaled tells v in a unit with the prefix that fits it.

@@ -39,6 +39,7 @@ type page struct {
 	Sheets   []table
 	Faults   []string
 	Pictures []picture
+	Metering *metering // nil: not measured
 
 	Journey   *micro // nil: not measured
 	Stages    []*micro
@@ -53,7 +54,7 @@ type page struct {
 func gather(root string) (*page, error) {
 	var p page
 	var err error
-	if p.Run, p.File, err = newestRun(root); err != nil {
+	if p.Run, p.File, err = newestRun(root, "peers"); err != nil {
 		return nil, err
 	}
 	why, err := reasons(root)
@@ -64,6 +65,12 @@ func gather(root string) (*page, error) {
 		p.Missing = append(p.Missing, "The gateways side by side, and with them the bars: there is no result of `make bench-peers`.")
 	} else if err := p.compare(why); err != nil {
 		return nil, err
+	}
+	if p.Metering, err = readMetering(root); err != nil {
+		return nil, err
+	}
+	if p.Metering == nil {
+		p.Missing = append(p.Missing, "What metering costs: there is no result of `make bench-usage`.")
 	}
 	if err := p.readMicro(root); err != nil {
 		return nil, err

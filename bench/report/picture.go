@@ -102,7 +102,7 @@ func axisFor(least, most float64) axis {
 func series(drawn []barOf, length func(float64) float64) (names []string, ours, theirs plotter.Values) {
 	for _, b := range slices.Backward(drawn) {
 		mine, other := 0.0, length(b.value)
-		if b.peer == results.Ours || b.peer == results.OursOff {
+		if results.IsOurs(b.peer) {
 			mine, other = other, mine
 		}
 		names, ours, theirs = append(names, b.peer), append(ours, mine), append(theirs, other)

@@ -104,6 +104,12 @@ func TestWhatThePageSays(t *testing.T) {
 		"the last name wins over the newest date":    "| Pick | 25.5 ns |",
 		"an older run of a package wins":             "| Request/direct | 13.4 µs ± 2% |",
 		"a peer that is better is not told":          "| memory per open stream at 5,000, KiB | 11.9 | haproxy 4.60 | 2.59 × |",
+		"metering has no ratio of one round":         "| CPU per request, 64 connections, µs | 20 | 26 | 1.30 (1.25 to 1.50) |",
+		"a figure without metering only is dropped":  "| memory when idle, MiB | 10 | – | – |",
+		"failures with metering are dropped":         "Went wrong: llmproxy-metered, closed: 3 failed: 503 Service Unavailable.",
+		"what is said of metering is dropped":        "Two writes a request.",
+		"metering's own instructions are not told":   "| metered-event | 7,713 | 701 (10 %) |",
+		"what a benchmark reports itself is dropped": "| End/sync=os | 3 µs | 57 B | 0 | cpu 1.50 µs/record, p99 4.86 µs, 400,000 records/s |",
 		"what an overlay switched off is not told":   "Switched off, as it is not built yet: keys (line 12); limits.tokens (line 20).",
 	} {
 		if !strings.Contains(page, text) {
@@ -117,7 +123,7 @@ func TestWhatThePageSays(t *testing.T) {
 
 func TestWithoutAnyInput(t *testing.T) {
 	page := written(t, t.TempDir())
-	for _, text := range []string{"make bench-peers", "make bench`", "bench/budget.txt", "SCENARIO=5"} {
+	for _, text := range []string{"make bench-peers", "make bench`", "make bench-usage`", "bench/budget.txt", "SCENARIO=5"} {
 		if !strings.Contains(page[strings.Index(page, "## What was not measured"):], text) {
 			t.Errorf("the page does not say that %s is missing", text)
 		}
@@ -143,12 +149,13 @@ func TestNewestRun(t *testing.T) {
 		"peers-a.json": `{"started": "2026-11-23T10:00:00Z", "commit": "newest"}`,
 		"peers-b.json": `{"started": "2026-11-22T10:00:00Z", "commit": "name comes last"}`,
 		"peers-c.json": `{"started": "2026-11-24T10:00:00Z", "commit": "short", "short": true}`,
+		"usage-a.json": `{"started": "2026-11-25T10:00:00Z", "commit": "of another kind"}`,
 	} {
 		if err := os.WriteFile(filepath.Join(root, resultsDir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r, from, err := newestRun(root)
+	r, from, err := newestRun(root, "peers")
 	if err != nil || r.Commit != "newest" || from != "bench/results/peers-a.json" {
 		t.Errorf("took %s (%v), want peers-a.json", from, err)
 	}

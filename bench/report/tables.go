@@ -194,7 +194,7 @@ func faults(r *results.Run) (ours, all []string) {
 		}
 		text += cmp.Or(first[p], "no reason given")
 		all = append(all, text)
-		if p.peer == results.Ours || p.peer == results.OursOff {
+		if results.IsOurs(p.peer) {
 			ours = append(ours, text)
 		}
 	}

@@ -86,7 +86,7 @@ func (f figure) title(r *results.Run) string {
 func rivals(r *results.Run) []string {
 	var names []string
 	for _, p := range r.Peers {
-		if p.Name != results.Direct && p.Name != results.Ours && p.Name != results.OursOff {
+		if p.Name != results.Direct && !results.IsOurs(p.Name) {
 			names = append(names, p.Name)
 		}
 	}

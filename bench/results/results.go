@@ -46,11 +46,12 @@ type Peer struct {
 
 // The peers that the report knows by name; all others are rivals.
 const (
-	Direct       = "direct"       // the engine itself
-	Ours         = "llmproxy"     // all that the gateway does is on
-	OursOff      = "llmproxy-off" // what can be switched off is off
-	Nginx        = "nginx"        // what the others are compared with
-	ReverseProxy = "reverseproxy" // the standard library's
+	Direct       = "direct"           // the engine itself
+	Ours         = "llmproxy"         // all that the gateway does is on, but metering
+	OursOff      = "llmproxy-off"     // what can be switched off is off
+	OursMetered  = "llmproxy-metered" // Ours, with a record of what each request uses
+	Nginx        = "nginx"            // what the others are compared with
+	ReverseProxy = "reverseproxy"     // the standard library's
 	LiteLLM      = "litellm"
 )
 
@@ -120,6 +121,9 @@ func (r *Run) Values(peer, measure, metric string) map[int]float64 {
 	}
 	return values
 }
+
+// IsOurs tells whether a peer is this gateway, in whatever configuration.
+func IsOurs(peer string) bool { return peer == Ours || peer == OursOff || peer == OursMetered }
 
 // Median returns the median of one metric over the rounds, and false when no
 // round has it.

@@ -13,7 +13,8 @@ const mostChoices = 1024
 // Meter finds out what a request used. It is ready for one answer after Reset,
 // and takes it as Whole or as a stream by Scan; Header is for either. It keeps
 // nothing of what it is shown but numbers and one unfinished line of up to 2 KiB,
-// and allocates nothing but a list of choices that it uses again.
+// and allocates nothing but that line, when one is cut, and a list of choices; it
+// uses both again.
 type Meter struct {
 	// PerPrompt is the request's n, the answers to each prompt; 0 means 1. Reset
 	// leaves it 0. It says whose prompt counts once where each choice tells it:
@@ -29,13 +30,12 @@ type Meter struct {
 
 	doc     document
 	opening opening
-	fed     bool // the event's data is being decoded
-	content bool // the event has generated content
-	metered bool // the event has usage
-	whole   bool // no stream
-	long    bool // the line that is cut is longer than line
-	lineN   int
-	line    [lineLen]byte // beginning of the line that is cut
+	fed     bool   // the event's data is being decoded
+	content bool   // the event has generated content
+	metered bool   // the event has usage
+	whole   bool   // no stream
+	long    bool   // the line that is cut is longer than lineLen
+	line    []byte // beginning of the line that is cut, up to lineLen
 }
 
 // Reset makes m ready for an answer of a surface of that kind.
@@ -44,7 +44,7 @@ func (m *Meter) Reset(kind Kind) {
 	if cap(choices) > 64 {
 		choices = nil
 	}
-	*m = Meter{kind: kind, choices: choices}
+	*m = Meter{kind: kind, choices: choices, line: m.line[:0]}
 }
 
 // Header takes a field of the answer's head: TGI's x-prompt-tokens and
@@ -89,13 +89,12 @@ func (m *Meter) Scan(p []byte) {
 		line := p[:end]
 		p = p[end+1:]
 		switch {
-		case m.lineN > 0:
+		case len(m.line) > 0:
 			m.keep(line)
-			line = m.line[:m.lineN]
 			if !m.long {
-				m.event(line)
+				m.event(m.line)
 			}
-			m.lineN, m.long = 0, false
+			m.line, m.long = m.line[:0], false
 		case len(line) > lineLen:
 			m.begin(line[:lineLen])
 			m.readLong(line[lineLen:])
@@ -107,14 +106,14 @@ func (m *Meter) Scan(p []byte) {
 
 // keep keeps a part of a line that is cut, or reads it when it is long.
 func (m *Meter) keep(part []byte) {
-	n := copy(m.line[m.lineN:], part)
-	m.lineN += n
+	n := min(len(part), lineLen-len(m.line))
+	m.line = append(m.line, part[:n]...)
 	if n == len(part) {
 		return
 	}
 	if !m.long {
 		m.long = true
-		m.begin(m.line[:])
+		m.begin(m.line)
 	}
 	m.readLong(part[n:])
 }
