@@ -197,18 +197,22 @@ const bytesPerToken = 4
 // and sound have few tokens for their bytes.
 func promptBytes(body []byte) int {
 	n := len(body)
-	for rest := body; len(body) > largeBody; {
-		i := bytes.Index(rest, []byte(";base64,"))
-		if i < 0 {
-			break
+	if n <= largeBody {
+		return n
+	}
+	for _, marker := range [...]string{`;base64,`, `"data":"`, `"data": "`} {
+		for rest := body; ; {
+			i := bytes.Index(rest, []byte(marker))
+			if i < 0 {
+				break
+			}
+			rest = rest[i+len(marker):]
+			end := max(bytes.IndexByte(rest, '"'), 0)
+			if value := rest[:end]; marker[0] == ';' || !bytes.Contains(value[:min(end, 64)], []byte(";base64,")) {
+				n -= end
+			}
+			rest = rest[end:]
 		}
-		rest = rest[i:]
-		end := bytes.IndexByte(rest, '"')
-		if end < 0 {
-			break
-		}
-		n -= end
-		rest = rest[end:]
 	}
 	return n
 }

@@ -124,8 +124,7 @@ type options struct {
 	odd            bool // a name occurs twice, or is spelled with an escape
 }
 
-// option is one of them. Only true is true: what else an engine may take for it
-// differs, and is replaced.
+// option is one of them.
 type option struct {
 	there, on bool
 	value     span
@@ -146,8 +145,21 @@ func (o *options) read(body []byte, at int) {
 			continue
 		}
 		o.odd = o.odd || p.there
-		*p = option{true, body[m.value.start] == 't', m.value}
+		*p = option{true, isTrue(body[m.value.start:m.value.end]), m.value}
 	}
+}
+
+// isTrue is pydantic's rule, by which vLLM and SGLang read an option. What it
+// refuses is not true.
+// https://docs.pydantic.dev/latest/api/standard_library_types/#booleans
+func isTrue(value []byte) bool {
+	value = bytes.Trim(value, `"`)
+	for _, word := range [...]string{"true", "1", "1.0", "yes", "on", "t", "y"} {
+		if len(value) == len(word) && bytes.EqualFold(value, []byte(word)) {
+			return true
+		}
+	}
+	return false
 }
 
 // options edits the object at, which has members that must stay. One that engines

@@ -56,6 +56,7 @@ func TestAsk(t *testing.T) {
 		{"named twice, of which engines take the last", every, false, `{"stream":true,"stream_options":{"include_usage":true,"include_usage":false}}`, `{"stream":true,"stream_options":{"include_usage":true}}`, false, Take{Final: true}},
 		{"named by escapes", plain, false, `{"stream":true,"stream_options":{"include_usag\u0065":false}}`, `{"stream":true,"stream_options":{"include_usage":true}}`, false, once},
 		{"nothing that an engine takes", plain, false, `{"stream":true,"stream_options":[]}`, `{"stream":true,"stream_options":[]}`, false, Take{}},
+		{"a value that pydantic takes for true", plain, false, `{"stream":true,"stream_options":{"include_usage":"Yes"}}`, `{"stream":true,"stream_options":{"include_usage":"Yes"}}`, true, Take{}},
 		{"a value that pydantic takes for false", plain, false, `{"stream":true,"stream_options":{"include_usage":"no"}}`, `{"stream":true,"stream_options":{"include_usage":true}}`, false, Take{Final: true, Chunks: plain.Plain}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
