@@ -153,13 +153,13 @@ func (x *Exchange) settleUsage() {
 	if m == nil {
 		return
 	}
-	x.metering = nil
-	defer x.gateway.meterings.Put(m)
+	defer func() {
+		x.metering = nil
+		x.gateway.meterings.Put(m)
+	}()
 	if m.ended {
 		return
 	}
-	x.metering = m
-	defer func() { x.metering = nil }()
 	switch c := x.call; {
 	case !c.Sent():
 		x.gateway.usage.Void(&m.record)
