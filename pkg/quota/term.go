@@ -1,0 +1,78 @@
+package quota
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Term is one period of one account. Its methods are safe for concurrent use.
+type Term struct {
+	// Start names the term: of one account a later term has a higher one. It is in
+	// Unix nanoseconds, as End is, and never 0. When only End changes, because the
+	// period or the location does, the use is that of the term before.
+	Start, End int64
+
+	// earliest is what the clock may be set back to; below that it was far ahead
+	// when the term began, and End is not to be waited for.
+	earliest int64
+	loc      *time.Location
+	counts   *counts
+	own      counts // in the same cache line, and in nobody else's
+	period   Period
+}
+
+type counts struct {
+	taken atomic.Int64 // used and reserved, by which Reserve decides
+	used  atomic.Int64
+}
+
+// most is the largest reservation, so that what clients ask for can never overflow.
+const most = 1e12
+
+// Reserve takes what Held says, if the term's use and reservations stay within
+// limit. 0 is no limit. A request that wants more than the whole limit gets it
+// when nothing else has been used or reserved.
+func (t *Term) Reserve(n, limit int64) bool {
+	n = t.Held(n, limit)
+	if limit == 0 {
+		t.counts.taken.Add(n)
+		return true
+	}
+	for {
+		taken := t.counts.taken.Load()
+		if n > limit-taken {
+			return false
+		}
+		if t.counts.taken.CompareAndSwap(taken, taken+n) {
+			return true
+		}
+	}
+}
+
+// Held is what Reserve holds when it returns true: n, at most limit where there is
+// one, and at most 1e12.
+func (t *Term) Held(n, limit int64) int64 {
+	n = min(max(n, 0), most)
+	if limit > 0 {
+		n = min(n, limit)
+	}
+	return n
+}
+
+// Settle gives back what a Reserve holds, and counts what was used, be it more. It
+// is called once for each Reserve, also when the term has ended.
+func (t *Term) Settle(held, used int64) {
+	// In this order, so that what is shown as used was never free to take.
+	t.counts.taken.Add(used - held)
+	t.counts.used.Add(used)
+}
+
+// Used is what was used, in tokens.
+func (t *Term) Used() int64 { return t.counts.used.Load() }
+
+// Reserved is what is held for requests under way, in tokens. While one settles,
+// what it used may be in here too.
+func (t *Term) Reserved() int64 {
+	used := t.counts.used.Load() // first: what was taken is never less than what was used before
+	return t.counts.taken.Load() - used
+}
