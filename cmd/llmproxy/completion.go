@@ -66,11 +66,7 @@ func zshCompletion() string {
 		fmt.Fprintf(&names, "    '%s:%s'\n", c.name, c.does)
 		words, flags := c.words(), ""
 		for _, f := range c.flags {
-			values := ""
-			if f.file {
-				values = "_files"
-			}
-			flags += fmt.Sprintf(" '-%s[%s]:value:%s'", f.name, f.does, values)
+			flags += fmt.Sprintf(" '-%s[%s]%s'", f.name, f.does, []string{aText: ":value:", aFile: ":value:_files", nothing: ""}[f.value])
 		}
 		if words != nil {
 			flags += " '1:what:(" + strings.Join(words, " ") + ")'"
@@ -107,10 +103,7 @@ func fishCompletion() string {
 	for _, c := range commands() {
 		fmt.Fprintf(&b, "complete -c llmproxy -n __fish_use_subcommand -a %s -d '%s'\n", c.name, c.does)
 		for _, f := range c.flags {
-			values := "-x"
-			if f.file {
-				values = "-rF"
-			}
+			values := []string{aText: "-x", aFile: "-rF", nothing: ""}[f.value]
 			fmt.Fprintf(&b, "complete -c llmproxy -n '__fish_seen_subcommand_from %s' -o %s %s -d '%s'\n", c.name, f.name, values, f.does)
 		}
 		if words := c.words(); words != nil {

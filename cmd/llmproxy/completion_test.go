@@ -43,7 +43,7 @@ func says(t *testing.T, shell string, args ...string) string {
 func TestBashCompletes(t *testing.T) {
 	file := script(t, "bash")
 	for _, c := range []struct{ name, line, want string }{
-		{"every command", "llmproxy|", "serve check usage schema completion version help"},
+		{"every command", "llmproxy|", "serve check usage keys schema completion version help"},
 		{"a beginning", "llmproxy|c", "check completion"},
 		{"nothing fits", "llmproxy|x", ""},
 		{"flag", "llmproxy|check|", "-config"},
@@ -54,6 +54,7 @@ func TestBashCompletes(t *testing.T) {
 		{"words and flags", "llmproxy|usage|", "verify export -config -data -from -to -by -format"},
 		{"flags after a word", "llmproxy|usage|export|-f", "-from -format"},
 		{"flags as the value of one", "llmproxy|usage|export|-from|", ""},
+		{"flags of a new key", "llmproxy|keys|new|-r", "-rps -rpm"},
 		{"commands after a command", "llmproxy|version|", ""},
 		{"a command by the name of another", "llmproxy|-config|", ""},
 	} {
@@ -88,6 +89,8 @@ func TestFishCompletes(t *testing.T) {
 		"llmproxy completion ": "bash fish zsh",
 		"llmproxy check -":     "-config configuration file",
 		"llmproxy usage e":     "export",
+		"llmproxy keys re":     "revoke",
+		"llmproxy keys -del":   "-delete take the key out of the file",
 		"llmproxy usage -f":    "-format table, csv or json -from first day",
 	} {
 		if got := says(t, "fish", "--no-config", "-c", `source $argv[1]; complete -C $argv[2]`, file, line); got != want {

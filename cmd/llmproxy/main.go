@@ -37,25 +37,40 @@ type command struct {
 	flags []option
 }
 
-// option is a flag; each has a value.
+// option is a flag.
 type option struct {
 	name, does string
-	file       bool // the value is the name of one
+	value      value
 }
 
+// value is what stands behind a flag.
+type value uint8
+
+const (
+	aText value = iota
+	aFile
+	nothing
+)
+
 func commands() []command {
-	config := option{"config", "configuration file", true}
+	config, data := option{"config", "configuration file", aFile}, option{"data", "data directory", aFile}
 	return []command{
 		{"serve", "[-config file]", "run the gateway", []option{config}},
 		{"check", "-config file", "say whether the file is right, and what it means", []option{config}},
 		{"usage", "verify|export", "check, or add up, what requests used; -h tells more", []option{
 			config,
-			{"data", "data directory", true},
-			{"from", "first day", false},
-			{"to", "last day", false},
-			{"by", "columns", false},
-			{"format", "table, csv or json", false},
+			data,
+			{"from", "first day", aText},
+			{"to", "last day", aText},
+			{"by", "columns", aText},
+			{"format", "table, csv or json", aText},
 		}},
+		{"keys", "new|list|revoke|hash", "make, show and revoke keys; -h tells more", append([]option{
+			config,
+			data,
+			{"format", "table or json", aText},
+			{"delete", "take the key out of the file", nothing},
+		}, newKeyOptions()...)},
 		{"schema", "", "print the JSON Schema of the file, for editors", nil},
 		{"completion", "bash|zsh|fish", "print what completes these commands in a shell", nil},
 		{"version", "", "print the version", nil},
@@ -68,7 +83,7 @@ func usage() string {
 	var b strings.Builder
 	b.WriteString("llmproxy: a gateway in front of your own LLM inference servers\n\nUsage:\n")
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "  llmproxy %-10s %-16s %s\n", c.name, c.args, c.does)
+		fmt.Fprintf(&b, "  llmproxy %-10s %-20s %s\n", c.name, c.args, c.does)
 	}
 	b.WriteString(notes)
 	return b.String()
@@ -118,6 +133,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return serve(*path, stderr)
 	case "usage":
 		return journalUsage(args[1:], stdout, stderr)
+	case "keys":
+		return manageKeys(args[1:], os.Stdin, stdout, stderr)
 	case "schema":
 		return write(string(config.Schema()), stdout, stderr)
 	case "completion":
@@ -193,7 +210,7 @@ func serve(path string, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE)     // a log reader that went away is no reason to stop
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	a, err := app.New(c, app.Options{Version: buildVersion(), GoVersion: runtime.Version(), Log: log})
+	a, err := app.New(c, app.Options{Version: buildVersion(), GoVersion: runtime.Version(), Log: log, Load: func() (*config.Config, error) { return load(path) }})
 	if unsupported, ok := errors.AsType[*app.UnsupportedError](err); ok {
 		for _, s := range unsupported.Settings {
 			fmt.Fprintln(stderr, s)

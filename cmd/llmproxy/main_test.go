@@ -84,6 +84,7 @@ func TestEveryCommandOfUsageRuns(t *testing.T) {
 	}
 	for line, want := range map[string]string{
 		"serve -h": usage(), "check -h": usage(), "usage -h": usageHelp, "usage verify -h": usageHelp, "usage export -h": usageHelp,
+		"keys -h": keysUsage(), "keys new -h": keysUsage(), "keys list -h": keysUsage(), "keys revoke -h": keysUsage(), "keys hash -h": keysUsage(),
 	} {
 		var out, errs strings.Builder
 		if code := run(strings.Fields(line), &out, &errs); code != 0 || out.String()+errs.String() != want {

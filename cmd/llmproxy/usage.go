@@ -13,7 +13,7 @@ import (
 	"github.com/llmproxy/llmproxy/pkg/events"
 )
 
-const usageHelp = `llmproxy usage: what the journal of usage_hook holds
+const usageHelp = `llmproxy usage: what the journal of a gateway holds
 
 Usage:
   llmproxy usage verify -config file | -data dir
@@ -21,7 +21,8 @@ Usage:
 
 verify says whether the journal is whole; if not, the exit code is 1. export adds
 up what requests used. Both read the journal of a gateway that runs, too, and
-change nothing. What usage_hook.retention has let go, neither sees.
+change nothing. What usage_hook.retention has let go, neither sees; what was not
+reported to anybody, because the hook was off, both do until then.
 
   -config file   the gateway's configuration, for its data_dir
   -data dir      the data_dir itself; systemd's is /var/lib/llmproxy
@@ -77,7 +78,7 @@ func journalUsage(args []string, stdout, stderr io.Writer) int {
 	}
 	if err := do(*data, stdout); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w: has a gateway with this data_dir ever run with usage_hook.enabled? Under systemd it is /var/lib/llmproxy", err)
+			err = fmt.Errorf("%w: has a gateway with this data_dir ever run with usage_hook.enabled, or with keys that have a quota? Under systemd it is /var/lib/llmproxy", err)
 		}
 		fmt.Fprintln(stderr, err)
 		return exitFailed

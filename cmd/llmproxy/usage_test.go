@@ -18,7 +18,7 @@ import (
 func record(n byte, key, model string, day int, outcome events.Outcome) *events.Record {
 	started := time.Date(2026, 11, day, 23, 59, 59, 0, time.UTC)
 	return &events.Record{
-		ID: [16]byte{n}, KeyID: key, Asked: model, Served: "served-" + model, Backend: "gpu-1", Endpoint: "/v1/chat/completions",
+		ID: [16]byte{n}, KeyID: key, Name: "name-" + key, UserID: "user-" + key, Asked: model, Served: "served-" + model, Backend: "gpu-1", Endpoint: "/v1/chat/completions",
 		Outcome: outcome, Estimated: outcome != events.Complete, Status: 200, Attempts: 1,
 		Prompt: 100, Cached: 10, Completion: int64(n), Reasoning: 1, Total: 100 + int64(n), Started: started, Duration: time.Second / 2,
 	}
@@ -90,7 +90,7 @@ func TestUsageIsAddedUp(t *testing.T) {
 		{
 			"other columns",
 			[]string{"-by", "served_model,backend,endpoint,user,name", "-from", "2026-11-30"},
-			"served_model,backend,endpoint,user,name," + head + "served-qwen,gpu-1,/v1/chat/completions,,,1,100,10,8,1,108,0,1,0,0,1,0\n",
+			"served_model,backend,endpoint,user,name," + head + "served-qwen,gpu-1,/v1/chat/completions,user-,name-,1,100,10,8,1,108,0,1,0,0,1,0\n",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
