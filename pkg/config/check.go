@@ -16,16 +16,19 @@ import (
 // check holds the finished configuration against the rules that no single
 // value breaks by its type.
 func (c *Config) check() {
-	c.origin.checkWords(reflect.ValueOf(c).Elem(), "")
+	c.origin.checkTags(reflect.ValueOf(c).Elem(), "")
 	c.checkListeners()
 	c.checkServing()
 	c.checkBackends()
 	c.checkRouting()
 	c.checkHealth()
-	c.checkKeys()
-	c.checkLimits()
+	c.checkAuth()
+	c.checkAdmin()
 	c.checkHook()
 	c.checkSeeing()
+	if info, err := os.Stat(c.DataDir); (c.UsageHook.Enabled || c.Auth.Enabled) && err == nil && !info.IsDir() {
+		c.origin.fault("data_dir", "%s is not a directory", c.DataDir)
+	}
 }
 
 func (c *Config) checkServing() {
@@ -213,42 +216,6 @@ func (c *Config) checkHealth() {
 	}
 }
 
-func (c *Config) checkKeys() {
-	r := c.origin.report
-	c.checkRedis("auth", c.Auth.Redis, c.Auth.Enabled && c.Auth.Storage == "redis")
-	seen := map[Secret]string{}
-	for i, k := range c.APIKeys {
-		key := index("api_keys", i)
-		first, twice := seen[k.Key]
-		switch {
-		case k.Key == "":
-			r.fault(key+".key", "must be set")
-		case strings.ContainsRune(string(k.Key), ' '):
-			r.fault(key+".key", "must not hold a space: no client could send it")
-		case twice:
-			r.fault(key+".key", "the same key as %s", first)
-		default:
-			seen[k.Key] = key
-		}
-		r.patterns(key+".allowed_models", k.AllowedModels)
-	}
-}
-
-func (c *Config) checkLimits() {
-	l := c.RateLimit
-	c.checkRedis("rate_limit", l.Redis, l.Enabled && l.Storage == "redis")
-}
-
-func (c *Config) checkRedis(section string, redis Redis, needed bool) {
-	r, key := c.origin.report, section+".redis.addr"
-	switch {
-	case redis.Addr != "" && (section == "auth" || r.has(key)):
-		r.address(key, redis.Addr)
-	case redis.Addr == "" && needed:
-		r.fault(key, "must be set when storage is redis")
-	}
-}
-
 func (c *Config) checkHook() {
 	r, h := c.origin.report, c.UsageHook
 	if h.URL != "" {
@@ -274,9 +241,6 @@ func (c *Config) checkHook() {
 		r.fault("usage_hook.max_size", "must be at least 1MiB: every request that is billed needs room in the journal")
 	}
 	c.checkHookSecret()
-	if info, err := os.Stat(c.DataDir); h.Enabled && err == nil && !info.IsDir() {
-		r.fault("data_dir", "%s is not a directory", c.DataDir)
-	}
 }
 
 // checkHookSecret wants a key that nobody can guess. An empty one is a mistake
@@ -312,20 +276,22 @@ func (c *Config) checkSeeing() {
 	}
 }
 
-// isTaken tells whether the main listener answers path itself. All of /v1/ and
-// /v2/ is kept for endpoints to come.
+// isTaken tells whether the main listener answers path itself. All of /v1/, /v2/
+// and /admin/ is kept for endpoints to come.
 func isTaken(path string) bool {
 	own := []string{
 		"/", "/healthz", "/readyz", "/generate", "/generate_stream", "/tokenize", "/detokenize",
-		"/classify", "/pooling", "/rerank", "/reranking", "/score",
+		"/classify", "/pooling", "/rerank", "/reranking", "/score", "/admin",
 	}
-	return slices.Contains(own, path) || strings.HasPrefix(path, "/v1/") || strings.HasPrefix(path, "/v2/")
+	trees := []string{"/v1/", "/v2/", "/admin/"}
+	return slices.Contains(own, path) || slices.ContainsFunc(trees, func(t string) bool { return strings.HasPrefix(path, t) })
 }
 
 func index(key string, i int) string { return fmt.Sprintf("%s[%d]", key, i) }
 
-// checkWords wants each key with a list of words to hold one of them.
-func (r *report) checkWords(section reflect.Value, key string) {
+// checkTags wants each key with a list of words to hold one of them, and each
+// key that is a limit, if it is written, to be one.
+func (r *report) checkTags(section reflect.Value, key string) {
 	for _, f := range reflect.VisibleFields(section.Type()) {
 		tag := f.Tag.Get("yaml")
 		if tag == "" {
@@ -334,10 +300,10 @@ func (r *report) checkWords(section reflect.Value, key string) {
 		v, path := section.FieldByIndex(f.Index), child(key, tag)
 		switch {
 		case isSection(f.Type):
-			r.checkWords(v, path)
+			r.checkTags(v, path)
 		case f.Type.Kind() == reflect.Slice && isSection(f.Type.Elem()):
 			for i := range v.Len() {
-				r.checkWords(v.Index(i), index(path, i))
+				r.checkTags(v.Index(i), index(path, i))
 			}
 		default:
 			right := words(f)
@@ -345,7 +311,25 @@ func (r *report) checkWords(section reflect.Value, key string) {
 				right = slices.DeleteFunc(right, func(w string) bool { return w == "" })
 				r.fault(path, "%s is not one of %s%s", quote(value), strings.Join(right, ", "), didYouMean(value, right))
 			}
+			if most := limitOf(f); most > 0 && r.has(path) {
+				r.checkLimit(path, v.Int(), most)
+			}
 		}
+	}
+}
+
+// checkLimit wants a limit to let something pass: 0 would mean all to some and
+// nothing to others.
+func (r *report) checkLimit(key string, n, most int64) {
+	remedy := "for no limit remove it"
+	if strings.HasPrefix(key, "api_keys[") {
+		remedy = "for the default remove it, to refuse the key write status: disabled"
+	}
+	switch {
+	case n == 0:
+		r.fault(key, "must not be 0; %s", remedy)
+	case n > most:
+		r.fault(key, "must be at most %d; %s", most, remedy)
 	}
 }
 

@@ -34,6 +34,7 @@ func (c *Config) complete(environ []string) {
 	if !r.has("rate_limit.redis.addr") {
 		c.RateLimit.Redis = c.Auth.Redis
 	}
+	c.secret(&c.Admin.Token, &c.Admin.TokenFile, "admin.token")
 	c.secret(&c.UsageHook.Secret, &c.UsageHook.SecretFile, "usage_hook.secret")
 	c.file(&c.TLS.CertFile, "tls.cert_file")
 	c.file(&c.TLS.KeyFile, "tls.key_file")
@@ -89,6 +90,12 @@ func (c *Config) completeKey(k *APIKey, key string) {
 	}
 	if !r.has(key + ".quota_reset_period") {
 		k.QuotaResetPeriod = c.Auth.Defaults.QuotaResetPeriod
+	}
+	if !r.has(key + ".allowed_ips") {
+		k.AllowedIPs = c.Auth.Defaults.AllowedIPs
+	}
+	if !r.has(key + ".allowed_models") {
+		k.AllowedModels = c.Auth.Defaults.AllowedModels
 	}
 	c.secret(&k.Key, &k.KeyFile, key+".key")
 }

@@ -22,8 +22,8 @@ type Config struct {
 	// (LISTEN_FDS), systemd:NAME for the one with this name (LISTEN_FDNAMES).
 	// Default ":8000".
 	Listen string `yaml:"listen"`
-	// ListenMode is who may connect to the unix sockets of Listen and
-	// metrics.listen: an octal file mode in quotes. Default "0660": the user
+	// ListenMode is who may connect to the unix sockets of Listen, metrics.listen
+	// and admin.listen: an octal file mode in quotes. Default "0660": the user
 	// and the group of the process.
 	ListenMode fs.FileMode `yaml:"listen_mode"`
 	// TLS makes the main listener speak TLS. Default: plain HTTP.
@@ -55,14 +55,17 @@ type Config struct {
 	HealthCheck HealthCheck `yaml:"health_check"`
 	// Auth asks clients for a key.
 	Auth Auth `yaml:"auth"`
-	// APIKeys are the keys of Auth with storage "file". A list that is not
-	// empty turns Auth on unless auth.enabled says false.
+	// APIKeys are the keys that this file gives, besides those made at run time. A
+	// list that is not empty turns Auth on unless auth.enabled says false.
 	APIKeys []APIKey `yaml:"api_keys"`
 	// RateLimit protects the backends and the clients from each other.
 	RateLimit RateLimit `yaml:"rate_limit"`
-	// DataDir is the directory of what must outlive the process: the reports of
-	// UsageHook until they are delivered, and for a while after. It is made, for
-	// this user alone, when the hook is on; two gateways cannot share one.
+	// Admin is the API of the operator.
+	Admin Admin `yaml:"admin"`
+	// DataDir is the directory of what must outlive the process: the keys made at
+	// run time, what each key has used of its quota, and the reports of UsageHook
+	// until they are delivered, and for a while after. It is made, for this user
+	// alone, when Auth or the hook is on; two gateways cannot share one.
 	// Default: the state directory that systemd has prepared (STATE_DIRECTORY),
 	// else data beside the file.
 	DataDir string `yaml:"data_dir"`
@@ -266,7 +269,7 @@ type Metrics struct {
 	// Enabled turns it on. Default true.
 	Enabled bool `yaml:"enabled"`
 	// Path is where it is served. Default "/metrics"; on the main listener it
-	// cannot be an endpoint's, nor lie under /v1/ or /v2/.
+	// cannot be an endpoint's, nor lie under /v1/, /v2/ or /admin/.
 	Path string `yaml:"path"`
 	// Listen gives it a listener of its own, host:port or unix:/path, not on
 	// the address of the main one.

@@ -34,8 +34,9 @@ func (c *Config) Describe(w io.Writer) {
 	row("shutdown", fmt.Sprintf("%v after not ready, then open requests have %s", s.ShutdownDelay, orNone(s.ShutdownTimeout)))
 	row("proxies", c.proxiesText())
 	row("cors", c.corsText())
-	row("auth", c.authText())
+	c.describeAuth(row)
 	row("rate limit", c.limitsText())
+	row("admin", c.adminText())
 	c.describeHook(row)
 	row("metrics", c.metricsText())
 	row("log", fmt.Sprintf("%s, %s, access log %s", c.Log.Level, c.Log.Format, onOff(c.Log.Access)))
@@ -198,47 +199,6 @@ func (c *Config) corsText() string {
 		return "off"
 	}
 	return "for " + strings.Join(c.CORS.AllowedOrigins, ", ")
-}
-
-func (c *Config) authText() string {
-	switch {
-	case !c.Auth.Enabled:
-		return "off: anyone may call"
-	case c.Auth.Storage == "redis":
-		return "keys in redis at " + c.Auth.Redis.Addr
-	default:
-		return fmt.Sprintf("%d keys in the configuration", len(c.APIKeys))
-	}
-}
-
-func (c *Config) limitsText() string {
-	if !c.RateLimit.Enabled {
-		return "off"
-	}
-	g, k := c.RateLimit.Global, c.RateLimit.PerKey
-	all := rates(rate{int64(g.RequestsPerSecond), "/s"}, rate{int64(g.RequestsPerMinute), "/min"},
-		rate{int64(g.BurstSize), " at once"})
-	each := rates(rate{int64(k.RequestsPerSecond), "/s"}, rate{int64(k.RequestsPerMinute), "/min"},
-		rate{int64(k.BurstSize), " at once"}, rate{k.TokensPerMinute, " tokens/min"}, rate{int64(k.MaxConcurrent), " at a time"})
-	return fmt.Sprintf("all: %s; per key: %s; counted in %s", all, each, c.RateLimit.Storage)
-}
-
-type rate struct {
-	n    int64 // 0: no limit
-	unit string
-}
-
-func rates(all ...rate) string {
-	var out []string
-	for _, r := range all {
-		if r.n != 0 {
-			out = append(out, fmt.Sprintf("%d%s", r.n, r.unit))
-		}
-	}
-	if len(out) == 0 {
-		return "no limit"
-	}
-	return strings.Join(out, ", ")
 }
 
 // describeHook leaves out the query of the URL: it may be a token.

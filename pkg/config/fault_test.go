@@ -124,6 +124,8 @@ func TestFaultsOfRules(t *testing.T) {
 		{"metrics hide an endpoint of TGI", "metrics: {path: /generate_stream}", `metrics.path: "/generate_stream" is taken on the main listener`},
 		{"metrics hide an endpoint of vLLM", "metrics: {path: /score}", `metrics.path: "/score" is taken on the main listener`},
 		{"metrics hide an endpoint that clients of Cohere call", "metrics: {path: /v2/rerank}", `metrics.path: "/v2/rerank" is taken on the main listener`},
+		{"metrics hide the operator's API", "metrics: {path: /admin}", `metrics.path: "/admin" is taken on the main listener`},
+		{"metrics hide a part of the operator's API", "metrics: {path: /admin/metrics}", `metrics.path: "/admin/metrics" is taken on the main listener`},
 		{"metrics hide the models", "metrics: {path: /v1/models}", `metrics.path: "/v1/models" is taken on the main listener`},
 		{"interval in milliseconds", "server: {sse_ping_interval: 15ms}", "server.sse_ping_interval: must be at least 1s, or 0 to send none"},
 		{"uploads into nothing", "server: {upload_dir: absent}", "server.upload_dir: cannot put files into absent: no such file or directory"},
@@ -164,10 +166,10 @@ func TestFaultsOfRules(t *testing.T) {
 		{"endless secret file", "usage_hook: {secret_file: /dev/zero}", "usage_hook.secret_file: cannot read /dev/zero: not a regular file"},
 		{"secret file of many lines breaks a header", "usage_hook: {secret_file: fault.go}", "usage_hook.secret_file: fault.go holds more than one line, or control characters"},
 		{"empty target", "routing: {model_mapping: {a: \"\"}}", "routing.model_mapping.a: must not be empty"},
-		{"key without a key", "api_keys: [{name: x}]", "api_keys[0].key: must be set"},
+		{"key without a key", "api_keys: [{name: x}]", "api_keys[0].key: must be set, or key_file, or key_hash"},
 		{"the same key twice is shown", "api_keys: [{key: hunter2}, {key: hunter2}]", "api_keys[1].key: the same key as api_keys[0]"},
 		{"status is ignored", "api_keys: [{key: k, status: disable}]", `api_keys[0].status: "disable" is not one of active, disabled; did you mean "disabled"?`},
-		{"period", "auth: {defaults: {quota_reset_period: day}}", `auth.defaults.quota_reset_period: "day" is not one of hourly, daily, weekly, monthly, never`},
+		{"period", "auth: {defaults: {quota_reset_period: day}}", `auth.defaults.quota_reset_period: "day" is not one of daily, weekly, monthly, never`},
 	} {
 		t.Run(c.name, func(t *testing.T) { faults(t, good+c.text+"\n", nil, "f.yaml:3: "+c.want) })
 	}

@@ -55,7 +55,11 @@ func (g generator) section(v reflect.Value, path string) object {
 			continue
 		}
 		p := g.property(f, v.FieldByIndex(f.Index), child(path, tag))
-		p["description"] = inWords(f.Name, g.docs[v.Type().Name()+"."+f.Name], v.Type())
+		home := v.Type()
+		if outer := f.Index[:len(f.Index)-1]; len(outer) > 0 {
+			home = home.FieldByIndex(outer).Type // embedded, where its comment is
+		}
+		p["description"] = inWords(f.Name, g.docs[home.Name()+"."+f.Name], v.Type())
 		properties[tag] = p
 	}
 	return object{"type": "object", "additionalProperties": false, "properties": properties}
@@ -66,6 +70,8 @@ func (g generator) property(f reflect.StructField, v reflect.Value, path string)
 	switch {
 	case isSection(f.Type):
 		p = g.section(v, path)
+	case f.Type == reflect.TypeFor[map[string]any]():
+		p = object{"type": "object"}
 	case f.Type.Kind() == reflect.Map:
 		p = object{"type": "object", "additionalProperties": object{"type": "string", "minLength": 1}}
 	case f.Type.Kind() == reflect.Slice && isSection(f.Type.Elem()):
@@ -82,7 +88,9 @@ func (g generator) property(f reflect.StructField, v reflect.Value, path string)
 	if right != nil {
 		p["enum"] = right
 	}
-	if d := written(v); d != nil && (d != "" || right != nil) {
+	if most := limitOf(f); most > 0 {
+		p["minimum"], p["maximum"] = 1, most
+	} else if d := written(v); d != nil && (d != "" || right != nil) {
 		p["default"] = d
 	}
 	g.add(p, path)
@@ -166,6 +174,7 @@ func extras() map[string]object {
 	atLeastOne := object{"minimum": 1}
 	models := object{"examples": []any{[]string{"qwen-72b*"}}}
 	path := object{"pattern": "^/[^?# ]*$"}
+	short, few := object{"maxLength": 200}, object{"maxItems": 100}
 	return map[string]object{
 		"listen":                           {"examples": []any{":8000", "127.0.0.1:8000", "unix:/run/llmproxy/llmproxy.sock", "systemd"}},
 		"listen_mode":                      {"examples": []any{"0660", "0666"}},
@@ -187,9 +196,18 @@ func extras() map[string]object {
 		"usage_hook.max_events":            atLeastOne,
 		"data_dir":                         {"examples": []any{"/var/lib/llmproxy"}},
 		"auth.redis.addr":                  {"examples": []any{"redis:6379"}},
-		"api_keys[]":                       {"anyOf": []object{{"required": []string{"key"}}, {"required": []string{"key_file"}}}},
-		"api_keys[].allowed_models":        models,
+		"auth.timezone":                    {"examples": []any{"Asia/Shanghai", "UTC"}},
+		"auth.defaults.allowed_models":     models,
+		"api_keys[]":                       {"anyOf": []object{{"required": []string{"key"}}, {"required": []string{"key_file"}}, {"required": []string{"key_hash"}}}},
+		"api_keys[].key_hash":              {"pattern": "^sha256:[0-9A-Fa-f]{64}$"},
+		"api_keys[].name":                  short,
+		"api_keys[].user_id":               short,
+		"api_keys[].allowed_ips":           few,
+		"api_keys[].allowed_models":        {"examples": models["examples"], "maxItems": 100},
 		"api_keys[].expires_at":            {"examples": []any{"2026-12-31T23:59:59Z"}},
+		"api_keys[].metadata":              {"examples": []any{object{"contract": "2026-117"}}},
+		"admin.token":                      {"pattern": "^[!-~]{8,}$"},
+		"admin.listen":                     {"examples": []any{"127.0.0.1:8001", "unix:/run/llmproxy/admin.sock"}},
 	}
 }
 
@@ -212,6 +230,9 @@ func comments(t *testing.T, files ...string) map[string]string {
 			docs[spec.Name.Name] = line(decl.Doc)
 			if s, ok := spec.Type.(*ast.StructType); ok {
 				for _, f := range s.Fields.List {
+					if len(f.Names) == 0 {
+						continue // embedded: its fields have comments of their own
+					}
 					docs[spec.Name.Name+"."+f.Names[0].Name] = line(f.Doc)
 				}
 			}

@@ -11,7 +11,7 @@ import (
 // checkListeners wants every listener to have an address that it can have, and
 // no two the same.
 func (c *Config) checkListeners() {
-	r, m := c.origin.report, c.Metrics
+	r, m, a := c.origin.report, c.Metrics, c.Admin
 	if name, ok := strings.CutPrefix(c.Listen, "systemd:"); ok {
 		if name == "" || strings.ContainsAny(name, ": ") {
 			r.fault("listen", "%s has no name of a socket; write for example systemd:http, or systemd for the first one", quote(c.Listen))
@@ -19,16 +19,25 @@ func (c *Config) checkListeners() {
 	} else if c.Listen != "systemd" {
 		r.listener("listen", c.Listen)
 	}
-	if m.Listen != "" {
-		r.listener("metrics.listen", m.Listen)
-		if sameAddress(m.Listen, c.Listen) {
-			r.fault("metrics.listen", "is the address of the main listener; leave it out to serve metrics there")
+	for _, own := range []struct{ key, address, what string }{
+		{"metrics.listen", m.Listen, "metrics"},
+		{"admin.listen", a.Listen, "the API"},
+	} {
+		if own.address == "" {
+			continue
 		}
+		r.listener(own.key, own.address)
+		if sameAddress(own.address, c.Listen) {
+			r.fault(own.key, "is the address of the main listener; leave it out to serve %s there", own.what)
+		}
+	}
+	if m.Listen != "" && sameAddress(m.Listen, a.Listen) {
+		r.fault("admin.listen", "is the address of metrics.listen")
 	}
 	switch {
 	case c.ListenMode&0o600 != 0o600:
 		r.fault("listen_mode", "must let the owner read and write, else not even the gateway's user could connect; write for example \"0660\"")
-	case c.ListenMode != Default().ListenMode && !isUnix(c.Listen) && !isUnix(m.Listen):
+	case c.ListenMode != Default().ListenMode && !isUnix(c.Listen) && !isUnix(m.Listen) && !isUnix(a.Listen):
 		r.fault("listen_mode", "is of use with a unix socket only; write for example listen: unix:/run/llmproxy/llmproxy.sock")
 	}
 }

@@ -76,6 +76,7 @@ func decode(k *koanf.Koanf, c *Config) error {
 		DecoderConfig: &mapstructure.DecoderConfig{
 			DecodeHook:  mapstructure.TextUnmarshallerHookFunc(), // for addresses and times
 			ErrorUnused: true,
+			Squash:      true, // an embedded struct is part of its section
 			ZeroFields:  true, // a list replaces the default list
 			MatchName:   func(key, field string) bool { return key == field },
 		},

@@ -55,7 +55,8 @@ func (c *Config) holdsSecrets() bool {
 			return true
 		}
 	}
-	return inFile("auth.redis.password", c.Auth.Redis.Password) ||
+	return inFile("admin.token", c.Admin.Token) ||
+		inFile("auth.redis.password", c.Auth.Redis.Password) ||
 		inFile("rate_limit.redis.password", c.RateLimit.Redis.Password) ||
 		inFile("usage_hook.secret", c.UsageHook.Secret)
 }
@@ -87,8 +88,42 @@ func (c *Config) warn() {
 	c.warnOff("cors.enabled", len(c.CORS.AllowedOrigins) > 0)
 	c.warnOff("rate_limit.enabled", c.RateLimit.Global != GlobalLimit{} || c.RateLimit.PerKey != KeyLimit{})
 	c.warnOff("usage_hook.enabled", c.UsageHook.URL != "")
-	if c.Auth.Enabled && c.Auth.Storage == "file" && len(c.APIKeys) == 0 {
-		c.warnOf("auth.enabled", "is true but there are no api_keys: every request will be refused")
+	c.warnAuth()
+	c.warnLimits()
+}
+
+func (c *Config) warnAuth() {
+	const weakBelow = 16 // bytes
+	key := c.tokenKey()
+	switch token := c.Admin.Token; {
+	case token == "" && c.Auth.Enabled && c.Auth.Storage == "file" && len(c.APIKeys) == 0:
+		c.warnOf("auth.enabled", "is true but there are no api_keys, and no admin.token to make keys with: every request will be refused, until `llmproxy keys new` has made one")
+	case token != "" && len(token) < weakBelow:
+		c.warnOf(key, "has %s", weak(len(token), weakBelow))
+	}
+	if c.Admin.Token != "" && !c.Auth.Enabled {
+		c.warnOf(key, "auth is off, so the keys that the admin API makes have no effect; write auth.enabled: true")
+	}
+}
+
+// warnLimits looks for limits that limit nothing.
+func (c *Config) warnLimits() {
+	on, all, each := c.RateLimit.Enabled, c.RateLimit.Global, c.RateLimit.PerKey
+	const useless = "has no effect without requests_per_second"
+	if on && all.BurstSize > 0 && all.RequestsPerSecond == 0 {
+		c.warnOf("rate_limit.global.burst_size", useless)
+	}
+	hasRate := func(k APIKey) bool { return k.RequestsPerSecond > 0 }
+	if on && each.BurstSize > 0 && each.RequestsPerSecond == 0 && !slices.ContainsFunc(c.APIKeys, hasRate) {
+		c.warnOf("rate_limit.per_key.burst_size", useless)
+	}
+	for i, k := range c.APIKeys {
+		if k.BurstSize > 0 && k.RequestsPerSecond == 0 && (each.RequestsPerSecond == 0 || !on) {
+			c.warnOf(index("api_keys", i)+".burst_size", useless)
+		}
+	}
+	if on && all == (GlobalLimit{}) && each == (KeyLimit{}) {
+		c.warnOf("rate_limit.enabled", "is true but no limit is set")
 	}
 }
 
@@ -116,12 +151,8 @@ func (c *Config) Pending() []string {
 			out = append(out, fmt.Sprintf("%s%s: %s", c.at(key), key, message))
 		}
 	}
-	authKey := "auth.enabled"
-	if c.origin != nil && !c.origin.has(authKey) {
-		authKey = "api_keys"
-	}
-	pending(c.Auth.Enabled, authKey, "this build cannot check API keys yet; remove it, or write auth.enabled: false")
-	pending(c.RateLimit.Enabled, "rate_limit.enabled", "this build cannot limit rates yet; write false")
+	pending(c.Auth.Enabled && c.Auth.Storage == "redis", "auth.storage", "this build cannot keep keys in Redis yet; write file")
+	pending(c.RateLimit.Enabled && c.RateLimit.Storage == "redis", "rate_limit.storage", "this build cannot count in Redis yet; write memory")
 	return out
 }
 

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,6 +32,16 @@ func words(f reflect.StructField) []string {
 		return nil
 	}
 	return strings.Split(list, ",")
+}
+
+// limitOf is the largest number that a limit can be, 0 if the key is no limit. A
+// limit that is not written is 0 in its section; one that is must not be.
+func limitOf(f reflect.StructField) int64 {
+	most, err := strconv.ParseInt(f.Tag.Get("most"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return most
 }
 
 // leaves are the paths of all keys that hold a value, a list or a table: what

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"net/netip"
 	"time"
 )
@@ -9,21 +10,44 @@ import (
 type Auth struct {
 	// Enabled turns it on. Default false, or true when there are APIKeys.
 	Enabled bool `yaml:"enabled"`
-	// Storage is where keys live: file (default: APIKeys) or redis.
+	// Storage is where keys live that are made at run time: file (default:
+	// keys.json in data_dir) or redis.
 	Storage string `yaml:"storage" oneof:"file,redis"`
 	// Redis is used with storage "redis".
 	Redis Redis `yaml:"redis"`
-	// Defaults hold for keys that do not say otherwise.
+	// Timezone is where days, weeks and months of quotas end: the name of a zone
+	// such as Asia/Shanghai or UTC. Default: the zone of this machine.
+	Timezone string `yaml:"timezone"`
+	// Defaults hold for keys that do not say otherwise, also for those made at
+	// run time.
 	Defaults KeyDefaults `yaml:"defaults"`
+}
+
+// Location is the zone that Timezone names, the machine's if it names none.
+func (a *Auth) Location() *time.Location {
+	if a.Timezone == "" {
+		return time.Local
+	}
+	zone, err := time.LoadLocation(a.Timezone)
+	if err != nil {
+		panic("BUG: a time zone that was not checked: " + err.Error())
+	}
+	return zone
 }
 
 // KeyDefaults hold for keys that do not say otherwise.
 type KeyDefaults struct {
-	// QuotaResetPeriod is when a quota starts anew: hourly, daily (default),
-	// weekly, monthly or never.
-	QuotaResetPeriod string `yaml:"quota_reset_period" oneof:"hourly,daily,weekly,monthly,never"`
-	// TotalQuota is the number of tokens in a period. Default 0: no limit.
-	TotalQuota int64 `yaml:"total_quota"`
+	// QuotaResetPeriod is when a quota starts anew: daily (default), weekly (on
+	// Monday), monthly or never.
+	QuotaResetPeriod string `yaml:"quota_reset_period" oneof:"daily,weekly,monthly,never"`
+	// TotalQuota is the number of tokens in a period. Absent: no limit.
+	TotalQuota int64 `yaml:"total_quota" most:"1000000000000000"`
+	// AllowedIPs are the addresses and CIDR ranges a key may be used from.
+	// Default: any.
+	AllowedIPs []netip.Prefix `yaml:"allowed_ips"`
+	// AllowedModels are the models a key may be used for, as the client names
+	// them, with * and ? as wildcards. Default: any.
+	AllowedModels []string `yaml:"allowed_models"`
 }
 
 // Redis is where several gateways share state.
@@ -38,37 +62,63 @@ type Redis struct {
 	DB int `yaml:"db"`
 }
 
-// APIKey is one client of the gateway.
+// APIKey is one client of the gateway. It has a key, a key_file or a key_hash.
 type APIKey struct {
-	// Key is the bearer token the client sends.
+	// Key is the bearer token the client sends, in any form.
 	Key Secret `yaml:"key"`
 	// KeyFile holds Key in a file.
 	KeyFile string `yaml:"key_file"`
-	// Name is for people.
+	// KeyHash is sha256: and the SHA-256 of Key in 64 hex digits, for a file that
+	// does not hold the key itself; `llmproxy keys hash` makes it. Danger: the
+	// hash of a key that can be guessed is as good as the key.
+	KeyHash Secret `yaml:"key_hash"`
+	// Name is for people; at most 200 characters.
 	Name string `yaml:"name"`
-	// UserID stands for the client in usage reports.
+	// UserID stands for the client in usage reports; at most 200 characters.
 	UserID string `yaml:"user_id"`
-	// Status is active (default) or disabled.
+	// Status is active (default) or disabled, which refuses the key.
 	Status string `yaml:"status" oneof:"active,disabled"`
-	// TotalQuota is the number of tokens in a period; 0 is no limit. Default:
+	// TotalQuota is the number of tokens in a period. Absent:
 	// auth.defaults.total_quota.
-	TotalQuota int64 `yaml:"total_quota"`
-	// QuotaResetPeriod is when the quota starts anew: hourly, daily, weekly,
+	TotalQuota int64 `yaml:"total_quota" most:"1000000000000000"`
+	// QuotaResetPeriod is when the quota starts anew: daily, weekly (on Monday),
 	// monthly or never. Default: auth.defaults.quota_reset_period.
-	QuotaResetPeriod string `yaml:"quota_reset_period" oneof:"hourly,daily,weekly,monthly,never"`
-	// AllowedIPs are the addresses and CIDR ranges it may be used from.
-	// Default: any.
+	QuotaResetPeriod string `yaml:"quota_reset_period" oneof:"daily,weekly,monthly,never"`
+	// AllowedIPs are the addresses and CIDR ranges it may be used from; an empty
+	// list is any. Default: auth.defaults.allowed_ips.
 	AllowedIPs []netip.Prefix `yaml:"allowed_ips"`
 	// AllowedModels are the models it may be used for, as the client names
-	// them, with * and ? as wildcards. Default: any.
+	// them, with * and ? as wildcards; an empty list is any. Default:
+	// auth.defaults.allowed_models.
 	AllowedModels []string `yaml:"allowed_models"`
-	// ExpiresAt is when it ends (RFC 3339). Default, and the zero time: never.
+	// ExpiresAt is when it ends (RFC 3339); a past time refuses the key.
+	// Default: never.
 	ExpiresAt time.Time `yaml:"expires_at"`
+	// Metadata is whatever else belongs to the key, for the operator; at most
+	// 4KiB as JSON. Default: none.
+	Metadata map[string]any `yaml:"metadata"`
+	// KeyLimit are limits of its own. They go before those of rate_limit.per_key,
+	// one by one, and hold even when rate_limit is off.
+	KeyLimit
 }
 
-// RateLimit protects the backends and the clients from each other.
+// Hash is the SHA-256 of the key, whether the key or its hash is written.
+func (k *APIKey) Hash() [sha256.Size]byte {
+	if k.KeyHash == "" {
+		return sha256.Sum256([]byte(k.Key))
+	}
+	sum, err := parseHash(string(k.KeyHash))
+	if err != nil {
+		panic("BUG: the hash of a key that was not checked: " + err.Error())
+	}
+	return sum
+}
+
+// RateLimit protects the backends and the clients from each other. What is over
+// a limit is answered 429 at once; nothing waits.
 type RateLimit struct {
-	// Enabled turns it on. Default false.
+	// Enabled turns it on. Default false. Limits that a key has of its own hold
+	// in any case.
 	Enabled bool `yaml:"enabled"`
 	// Storage is where the counts live: memory (default: each gateway counts
 	// for itself) or redis.
@@ -77,35 +127,51 @@ type RateLimit struct {
 	Redis Redis `yaml:"redis"`
 	// Global holds for all requests together.
 	Global GlobalLimit `yaml:"global"`
-	// PerKey holds for each key.
+	// PerKey holds for each key, but for what a key says itself; with auth off, for
+	// each bearer token together with the client's address.
 	PerKey KeyLimit `yaml:"per_key"`
 }
 
-// GlobalLimit holds for all requests together; 0 is no limit.
+// GlobalLimit holds for all requests together.
 type GlobalLimit struct {
-	// RequestsPerSecond is the sustained rate.
-	RequestsPerSecond int `yaml:"requests_per_second"`
-	// RequestsPerMinute is the number in a minute.
-	RequestsPerMinute int `yaml:"requests_per_minute"`
-	// BurstSize is the number of requests that may come at once. Default 0:
-	// RequestsPerSecond.
-	BurstSize int `yaml:"burst_size"`
+	// RequestsPerSecond is the sustained rate. Absent: no limit.
+	RequestsPerSecond int64 `yaml:"requests_per_second" most:"1000000000"`
+	// BurstSize is the number of requests that may come at once. Absent:
+	// RequestsPerSecond, the requests of one second.
+	BurstSize int64 `yaml:"burst_size" most:"1000000000"`
 }
 
-// KeyLimit holds for each key; 0 is no limit.
+// KeyLimit holds for each key.
 type KeyLimit struct {
-	// RequestsPerSecond is the sustained rate.
-	RequestsPerSecond int `yaml:"requests_per_second"`
-	// RequestsPerMinute is the number in a minute.
-	RequestsPerMinute int `yaml:"requests_per_minute"`
-	// TokensPerMinute is the number of tokens, prompt and answer, in a minute.
-	TokensPerMinute int64 `yaml:"tokens_per_minute"`
+	// RequestsPerSecond is the sustained rate. Absent, as each of these limits: no
+	// limit, and in api_keys that of rate_limit.per_key.
+	RequestsPerSecond int64 `yaml:"requests_per_second" most:"1000000000"`
+	// BurstSize is the number of requests that may come at once. Absent:
+	// RequestsPerSecond, the requests of one second.
+	BurstSize int64 `yaml:"burst_size" most:"1000000000"`
+	// RequestsPerMinute is the number in a minute. All of them may come at once,
+	// so that a first minute can see twice as many.
+	RequestsPerMinute int64 `yaml:"requests_per_minute" most:"1000000000"`
+	// TokensPerMinute is the number of tokens, prompt and answer, in a minute; the
+	// same is true of a first minute.
+	TokensPerMinute int64 `yaml:"tokens_per_minute" most:"1000000000"`
 	// MaxConcurrent is the number of requests at a time; a stream counts until
 	// its last byte.
-	MaxConcurrent int `yaml:"max_concurrent"`
-	// BurstSize is the number of requests that may come at once. Default 0:
-	// RequestsPerSecond.
-	BurstSize int `yaml:"burst_size"`
+	MaxConcurrent int64 `yaml:"max_concurrent" most:"1000000000"`
+}
+
+// Admin is the API of the operator: keys, backends, the configuration in force.
+// It is there when it has a token.
+type Admin struct {
+	// Token is the bearer token of the operator: at least 8 bytes, better 16, in
+	// ASCII and without spaces. Default: none, and no API. Danger: who has it can
+	// make keys.
+	Token Secret `yaml:"token"`
+	// TokenFile holds Token in a file.
+	TokenFile string `yaml:"token_file"`
+	// Listen gives the API a listener of its own, host:port or unix:/path.
+	// Default: the main listener.
+	Listen string `yaml:"listen"`
 }
 
 // UsageHook reports the tokens of every request to a billing system. A report

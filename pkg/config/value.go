@@ -140,9 +140,11 @@ func parseInteger(s string) (int64, error) {
 	return n, nil
 }
 
-// parsePrefix reads an address or a CIDR range.
+// parsePrefix reads an address or a CIDR range. IPv4 in the form of IPv6 becomes
+// IPv4: addresses of clients are held against it without that form.
 func parsePrefix(s string) (netip.Prefix, error) {
 	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
 		return netip.PrefixFrom(addr, addr.BitLen()), nil
 	}
 	p, err := netip.ParsePrefix(s)
@@ -151,6 +153,9 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	}
 	if p != p.Masked() {
 		return netip.Prefix{}, fmt.Errorf("%s has bits beyond its /%d; did you mean %q?", quote(s), p.Bits(), p.Masked())
+	}
+	if p.Addr().Is4In6() {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96), nil
 	}
 	return p, nil
 }

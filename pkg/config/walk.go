@@ -1,11 +1,13 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -40,6 +42,9 @@ func (w *walker) value(n *yaml.Node, t reflect.Type, key string) any {
 		w.faultAt(w.at(n), key, "aliases are not supported: write the value out")
 		return zero(t)
 	}
+	if t == reflect.TypeFor[any]() {
+		t = anyType(n)
+	}
 	switch kind := shape(t); {
 	case kind != n.Kind:
 		w.faultAt(w.at(n), key, "%s", mismatch(n, t))
@@ -59,6 +64,18 @@ func (w *walker) value(n *yaml.Node, t reflect.Type, key string) any {
 		return list
 	default:
 		return w.mapping(n, t, key)
+	}
+}
+
+// anyType is what n means where everything may stand that JSON has.
+func anyType(n *yaml.Node) reflect.Type {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return reflect.TypeFor[map[string]any]()
+	case yaml.SequenceNode:
+		return reflect.TypeFor[[]any]()
+	default:
+		return reflect.TypeFor[any]()
 	}
 }
 
@@ -200,10 +217,33 @@ func scalar(n *yaml.Node, t reflect.Type) (any, error) {
 		return reflect.ValueOf(n.Value).Convert(t).Interface(), nil
 	case t.Kind() == reflect.Bool && tag == "!!bool" && (n.Value == "true" || n.Value == "false"):
 		return n.Value == "true", nil
+	case t == reflect.TypeFor[any]():
+		return free(n, tag)
 	case (t == reflect.TypeFor[int]() || t == reflect.TypeFor[int64]()) && tag == "!!int":
 		return integer(n.Value, t)
 	default:
 		return nil, errors.New(mismatch(n, t))
+	}
+}
+
+// free is a scalar of any type that JSON has too.
+func free(n *yaml.Node, tag string) (any, error) {
+	switch {
+	case tag == "!!bool" && (n.Value == "true" || n.Value == "false"):
+		return n.Value == "true", nil
+	case tag == "!!int":
+		return parseInteger(n.Value)
+	case tag == "!!float":
+		if f, err := strconv.ParseFloat(n.Value, 64); err == nil && json.Valid([]byte(n.Value)) {
+			return f, nil
+		}
+		return nil, errors.New("write it as a plain decimal number")
+	case tag != "!!str" && tag != "!!timestamp":
+		return nil, errors.New(mismatch(n, reflect.TypeFor[string]()))
+	case hasControl(n.Value):
+		return nil, errors.New("must not hold control characters or line breaks")
+	default:
+		return n.Value, nil
 	}
 }
 
