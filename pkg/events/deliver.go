@@ -3,26 +3,23 @@ package events
 import (
 	"context"
 	"encoding/hex"
+	"path/filepath"
 	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/journal"
 	"github.com/llmproxy/llmproxy/pkg/webhook"
 )
 
-// releaseEvery is after how many records without an event the journal is told
-// that they are not needed.
-const releaseEvery = 1024
-
 // Node is the name of this gateway in its events.
 func (l *Log) Node() string { return l.node }
 
 // Deliver sends the events that were not delivered yet, and those to come, in
-// their order, until ctx ends. It waits for the Deliver before it to end. See
-// webhook.Sender.Run for its errors.
+// their order, until ctx ends. It waits for the Deliver before it to end. It ends
+// what NoDelivery began. See webhook.Sender.Run for its errors.
 func (l *Log) Deliver(ctx context.Context, s *webhook.Sender) error {
 	l.delivering.Lock()
 	defer l.delivering.Unlock()
-	d := delivery{log: l, reader: l.journal.Reader(l.journal.Acked())}
+	d := delivery{log: l, reader: l.journal.Reader(l.deliverFrom())}
 	return s.Run(ctx, d.next, d.ack)
 }
 
@@ -47,16 +44,9 @@ func (d *delivery) next(ctx context.Context) (webhook.Event, error) {
 		if err != nil {
 			return webhook.Event{}, err
 		}
-		if len(raw) == 0 || kind(raw[0]) != kindEnd {
+		e, ok := d.log.event(seq, raw, d.log.delivered.Load())
+		if !ok {
 			d.pass(seq)
-			continue
-		}
-		e, err := parseEntry(raw)
-		if err != nil {
-			d.log.skip(seq, err)
-			continue
-		}
-		if e.event <= d.log.delivered.Load() {
 			continue
 		}
 		d.sent = append(d.sent, sent{e.event, seq, e.record.Ended})
@@ -70,7 +60,7 @@ func (d *delivery) next(ctx context.Context) (webhook.Event, error) {
 // not fill the journal while there is no event.
 func (d *delivery) pass(seq uint64) {
 	if len(d.sent) == 0 && seq%releaseEvery == 0 {
-		_ = d.log.release(seq) // the next time stands for this one
+		_ = d.log.deliveredTo(seq) // the next time stands for this one
 	}
 }
 
@@ -79,7 +69,7 @@ func (d *delivery) pass(seq uint64) {
 func (d *delivery) ack(event uint64) error {
 	l := d.log
 	l.delivered.Store(event)
-	if err := writeNumber(l.dir, event); err != nil {
+	if err := writeNumber(filepath.Join(l.dir, deliveredFile), event); err != nil {
 		return err
 	}
 	var seq uint64
@@ -90,24 +80,13 @@ func (d *delivery) ack(event uint64) error {
 	if len(d.sent) > 0 {
 		l.oldest.Store(d.sent[0].ended.UnixNano())
 	}
-	return l.release(seq)
-}
-
-// release lets the journal go of all up to a record, but not of the beginning of
-// an open request: that is needed to report it if this process dies.
-func (l *Log) release(seq uint64) error {
-	l.mu.Lock()
-	for _, start := range l.open {
-		seq = min(seq, start-1)
-	}
-	l.mu.Unlock()
-	return l.journal.Ack(seq)
+	return l.deliveredTo(seq)
 }
 
 // Stats is the state of the log for metrics.
 type Stats struct {
-	Backlog      uint64        // events that wait for delivery
-	BacklogBytes int64         // of the journal that is kept for them, and for open requests
+	Backlog      uint64        // events that wait for delivery; 0 after NoDelivery
+	BacklogBytes int64         // of the journal that is kept for them, for what is held, and for open requests
 	BacklogAge   time.Duration // since the request of the first of them ended; 0 before a Deliver has seen it
 	Recorded     uint64        // events, since there is this directory
 	Skipped      uint64        // records that could not be read back
@@ -120,9 +99,13 @@ func (l *Log) Stats() Stats {
 	delivered, oldest := l.delivered.Load(), l.oldest.Load()
 	l.mu.Lock()
 	s := Stats{Recorded: l.events}
+	nobody := l.needs.nobody
 	l.mu.Unlock()
-	s.Skipped, s.Failing, s.Journal = l.skipped.Load(), l.failing.Load(), l.journal.Stats()
+	s.Skipped, s.Failing, s.Journal = l.skipped.Load(), l.Failing(), l.journal.Stats()
 	_, s.BacklogBytes, _ = l.journal.Backlog()
+	if nobody {
+		return s
+	}
 	if s.Backlog = s.Recorded - min(s.Recorded, delivered); s.Backlog > 0 && oldest != 0 {
 		s.BacklogAge = max(0, time.Since(time.Unix(0, oldest)))
 	}

@@ -276,7 +276,7 @@ func TestNumbersGoOn(t *testing.T) {
 func TestDamagedNumberBringsEventsAgain(t *testing.T) {
 	dir := t.TempDir()
 	live(t, openTest(t, dir, journal.Options{}), "e1 e2 e3")
-	if err := writeNumber(dir, 2); err != nil {
+	if err := writeNumber(filepath.Join(dir, deliveredFile), 2); err != nil {
 		t.Fatal(err)
 	}
 	good, err := os.ReadFile(filepath.Join(dir, deliveredFile))

@@ -110,6 +110,34 @@ func BenchmarkDeliver(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
 
+// BenchmarkTail reads events that wait, and what each costs while nothing does.
+func BenchmarkTail(b *testing.B) {
+	b.Run("event", func(b *testing.B) {
+		l := openTest(b, b.TempDir(), journal.Options{Sync: journal.SyncOS})
+		for n := range b.N {
+			l.put(request(n), kindStart)
+			l.put(request(n), kindEnd)
+		}
+		l.flush(l.tail.Load())
+		tail := l.Tail()
+		b.ReportAllocs()
+		b.ResetTimer()
+		if last, err := tail.Each(func(Event) {}); err != nil || last != uint64(b.N) {
+			b.Fatal(last, err)
+		}
+	})
+	b.Run("idle", func(b *testing.B) {
+		l := openTest(b, b.TempDir(), journal.Options{})
+		tail := l.Tail()
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := tail.Each(func(Event) {}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
 // BenchmarkRecovery opens a log with 180,000 requests that nobody acknowledged,
 // ten minutes at 300 a second, of which 1,000 are open.
 func BenchmarkRecovery(b *testing.B) {

@@ -2,13 +2,18 @@ package events
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,19 +35,60 @@ func crashOptions() journal.Options {
 	return journal.Options{SegmentSize: 64 << 10, Retention: time.Nanosecond, SyncEvery: time.Millisecond}
 }
 
-// liveUntilKilled runs requests and a delivery, and says what it did, each line
-// when the call has returned: + id began, - id did not, ! id has ended. Before the
-// call it says ? id is about to end, and 0 id came to no engine.
+// totals is what a gateway keeps of its events besides the journal: a line for
+// each, in their order. It stands for sums, which would not tell what is wrong.
+const totals = "totals"
+
+// follow counts in what a Tail gives. It panics when an event is left out.
+func follow(l *Log, tail *Tail, path string) error {
+	kept, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	events := uint64(bytes.Count(kept, []byte("\n")))
+	last, err := tail.Each(func(e Event) {
+		if e.Number > events {
+			if events++; e.Number != events {
+				panic(fmt.Sprint("event ", e.Number, " came as number ", events))
+			}
+			kept = fmt.Appendln(kept, number(e.Record), e.Record.Outcome)
+		}
+	})
+	if err == nil {
+		err = replaceFile(path, string(kept))
+	}
+	if err == nil {
+		l.Hold(last)
+	}
+	return err
+}
+
+// liveUntilKilled runs requests, a delivery where there is somewhere to deliver
+// to, and a Tail. It says what it did, each line when the call has returned: + id
+// began, - id did not, ! id has ended. Before the call it says ? id is about to
+// end, and 0 id came to no engine.
 func liveUntilKilled() {
 	l, err := Open(os.Getenv(dirVariable), crashOptions(), slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})))
 	if err != nil {
 		panic(err)
 	}
-	s, err := newSender(os.Getenv(urlVariable), l.Node(), filepath.Join(os.Getenv(dirVariable), "dead"))
-	if err != nil {
-		panic(err)
+	tail := l.Tail()
+	go func() {
+		for range time.Tick(3 * time.Millisecond) {
+			if err := follow(l, tail, filepath.Join(os.Getenv(dirVariable), totals)); err != nil {
+				panic(err)
+			}
+		}
+	}()
+	if url := os.Getenv(urlVariable); url == "" {
+		l.NoDelivery()
+	} else {
+		s, err := newSender(url, l.Node(), filepath.Join(os.Getenv(dirVariable), "dead"))
+		if err != nil {
+			panic(err)
+		}
+		go func() { panic(l.Deliver(context.Background(), s)) }()
 	}
-	go func() { panic(l.Deliver(context.Background(), s)) }()
 	var round int
 	if _, err := fmt.Sscan(os.Getenv(roundVariable), &round); err != nil {
 		panic(err)
@@ -132,6 +178,7 @@ func TestKill(t *testing.T) {
 		runAndKill(t, dir, r.URL, round, said)
 	}
 	l := openTest(t, dir, crashOptions())
+	counted := countedIn(t, l)
 	deliver(t, l, r.URL)
 	for left := l.Stats().Backlog; left > 0; left = l.Stats().Backlog { // many, in the long form
 		waitFor(t, "an answer", func() bool { return l.Stats().Backlog < left })
@@ -148,9 +195,60 @@ func TestKill(t *testing.T) {
 		}
 	}
 	compare(t, said, outcomes)
+	if !maps.Equal(counted, outcomes) {
+		t.Errorf("%d requests are counted, %d are billed", len(counted), len(outcomes))
+	}
 	if s := l.Stats(); s.Recorded != uint64(len(outcomes)) || s.Skipped != 0 {
 		t.Errorf("%d requests are billed, recorded are %+v", len(outcomes), s)
 	}
+}
+
+// TestKillWithoutDelivery is the same where nobody is billed: what is counted is
+// all there is, once each.
+func TestKillWithoutDelivery(t *testing.T) {
+	rounds := 12
+	if os.Getenv("LLMPROXY_LONG") == "1" {
+		rounds = 300
+	}
+	dir, said := t.TempDir(), map[int]byte{}
+	for round := range rounds {
+		runAndKill(t, dir, "", round, said)
+	}
+	l := openTest(t, dir, crashOptions())
+	l.NoDelivery()
+	counted := countedIn(t, l)
+	compare(t, said, counted)
+	if s := l.Stats(); s.Recorded != uint64(len(counted)) || s.Skipped != 0 || s.BacklogBytes != 0 {
+		t.Errorf("%d requests are counted, the log has %+v", len(counted), s)
+	}
+}
+
+// countedIn is the outcome of each request in the totals, once they are complete.
+func countedIn(t *testing.T, l *Log) map[int]string {
+	t.Helper()
+	written(t, l)
+	path := filepath.Join(l.dir, totals)
+	if err := follow(l, l.Tail(), path); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted, lines := map[int]string{}, 0
+	for line := range strings.Lines(string(kept)) {
+		var n int
+		var outcome string
+		if _, err := fmt.Sscan(line, &n, &outcome); err != nil {
+			t.Fatal(line, err)
+		}
+		counted[n] = outcome
+		lines++
+	}
+	if lines != len(counted) {
+		t.Errorf("%d requests are counted %d times", len(counted), lines)
+	}
+	return counted
 }
 
 // compare holds what was said of the requests against their events.

@@ -3,6 +3,7 @@ package events
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -50,14 +51,20 @@ type Log struct {
 	tail    atomic.Uint64 // places handed out
 	written atomic.Uint64 // places whose record is in the journal
 	failing atomic.Bool   // the last write failed
+	tight   atomic.Bool   // the journal's room is for the ends of open requests, see weigh
 
 	mu     sync.Mutex // one writer at a time; guards what follows
 	room   *sync.Cond // places were freed
 	batch  journal.Batch
-	events uint64              // number of the last event
-	open   map[[16]byte]uint64 // requests begun and not ended, and where in the journal
+	events uint64             // number of the last event
+	open   map[[16]byte]begun // requests that have begun and not ended
+	ends   int64              // bytes of the journal that their ends may need
+	margin int64              // and those that begin at this moment
+	needs  needs              // who still needs which records
 	closed bool
 
+	holding    sync.Mutex    // guards the file of what is held, and holdFails
+	holdFails  bool          // the file could not be written the last time
 	delivering sync.Mutex    // held by a Deliver
 	delivered  atomic.Uint64 // number of the last event that was delivered
 	oldest     atomic.Int64  // when the first event that waits for delivery ended, unix nanoseconds; 0: none is known
@@ -73,6 +80,17 @@ type slot struct {
 	buf  []byte
 }
 
+// begun is a request that is open: where in the journal it began, and how many
+// bytes its end may need there.
+type begun struct {
+	seq uint64
+	end int64
+}
+
+// moreAtEnd is by how much an end, with its frame in the journal, may be longer
+// than its start, in bytes.
+const moreAtEnd = 256
+
 // Open opens the log in dir, see journal.Open, and ends the requests that the
 // process before this one left open: each becomes an event of its own. Only one
 // Log of a directory can be open.
@@ -82,7 +100,10 @@ func Open(dir string, o journal.Options, log *slog.Logger) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{journal: j, dir: dir, log: log, open: map[[16]byte]uint64{}}
+	l := &Log{journal: j, dir: dir, log: log, open: map[[16]byte]begun{}, margin: batchSize * slotSize}
+	if o.MaxSize > 0 {
+		l.margin = min(l.margin, o.MaxSize/8)
+	}
 	l.room = sync.NewCond(&l.mu)
 	for i := range l.slots {
 		l.slots[i].turn.Store(uint64(i))
@@ -93,6 +114,7 @@ func Open(dir string, o journal.Options, log *slog.Logger) (*Log, error) {
 		return nil, fmt.Errorf("cannot recover the journal in %s: %w", dir, err)
 	}
 	l.interrupt(left)
+	l.look()
 	var ctx context.Context
 	ctx, l.stop = context.WithCancel(context.Background())
 	l.done.Go(func() { l.tend(ctx) })
@@ -101,20 +123,19 @@ func Open(dir string, o journal.Options, log *slog.Logger) (*Log, error) {
 
 // Start says that a request is about to go to an engine. When it returns true
 // the kernel has it: if the process dies the request will be reported as
-// interrupted. When it returns false the journal cannot be written, and nothing
-// was begun.
-func (l *Log) Start(r *Record) bool {
-	if l.failing.Load() {
-		return false
-	}
+// interrupted. When it returns false the journal cannot be written, or has no room
+// for more requests, and nothing was begun.
+func (l *Log) Start(r *Record) bool { return !l.Failing() && l.begin(r) }
+
+func (l *Log) begin(r *Record) bool {
 	n := l.put(r, kindStart)
 	return l.flush(n) || !l.withdraw(n)
 }
 
-// Mark says what a request has used so far. It may get lost: while the journal
-// cannot be written the places of the ring are for ends.
+// Mark says what a request has used so far. It may get lost: while no request may
+// begin, the places of the ring and of the journal are for ends.
 func (l *Log) Mark(r *Record) {
-	if !l.failing.Load() {
+	if !l.Failing() {
 		l.put(r, kindMark)
 	}
 }
@@ -134,8 +155,9 @@ func (l *Log) End(r *Record) {
 	}
 }
 
-// Failing reports whether the journal cannot be written at the moment.
-func (l *Log) Failing() bool { return l.failing.Load() }
+// Failing reports whether no request may begin at the moment: the journal cannot
+// be written, or what room it has is for the ends of those that are open.
+func (l *Log) Failing() bool { return l.failing.Load() || l.tight.Load() }
 
 // put encodes a record into the next place of the ring, and returns how many
 // places are handed out with it. It waits for a place when none is free.
@@ -249,6 +271,7 @@ func (l *Log) drain() bool {
 	}
 	l.written.Store(next)
 	l.room.Broadcast()
+	l.weigh()
 	return true
 }
 
@@ -257,10 +280,39 @@ func (l *Log) follow(b []byte, seq uint64) {
 	id := [16]byte(b[offID:])
 	switch kind(b[0]) {
 	case kindStart:
-		l.open[id] = seq
+		l.ends -= l.open[id].end
+		l.open[id] = begun{seq, int64(len(b)) + moreAtEnd}
+		l.ends += l.open[id].end
 	case kindEnd, kindVoid:
+		l.ends -= l.open[id].end
 		delete(l.open, id)
 	}
+}
+
+// weigh finds out whether more requests may begin. The ends of those that are open
+// must have room. Without it the journal would be full for ever: it keeps all from
+// the beginning of an open request on, which could not end. The caller holds l.mu.
+func (l *Log) weigh() {
+	need := l.ends + l.margin
+	if l.tight.Load() {
+		need += l.margin // else it would be so again after the next request
+	}
+	tight := l.journal.Room() < need
+	switch before := l.tight.Swap(tight); {
+	case tight && !before:
+		l.log.Error("usage cannot be recorded", "error", errTight)
+	case before && !tight:
+		l.log.Info("usage is recorded again")
+	}
+}
+
+var errTight = errors.New("as much as the journal may hold waits to be acknowledged: see why its reader does not go on, or raise its size limit")
+
+// look is weigh for who does not hold l.mu.
+func (l *Log) look() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.weigh()
 }
 
 // tend writes what nobody waits for, until ctx ends.
@@ -271,6 +323,7 @@ func (l *Log) tend(ctx context.Context) {
 		select {
 		case <-tick.C:
 			l.flush(l.tail.Load())
+			l.look()
 		case <-ctx.Done():
 			return
 		}

@@ -1,6 +1,7 @@
 // Package events delivers what requests used to a billing system, each once:
 // a request leaves a Record, a ring takes the records from the hot path, a
-// journal keeps them through crashes, and a webhook gets them in batches.
+// journal keeps them through crashes, and a webhook gets them in batches. Who adds
+// them up follows the same journal with a Tail.
 package events
 
 import (
@@ -58,6 +59,9 @@ type Record struct {
 	Estimated      bool
 	TTFT, Duration time.Duration // TTFT is 0 when there was no first token
 	Started, Ended time.Time
+	// Period is when the quota term began in which the tokens count, in Unix
+	// nanoseconds; 0: in none.
+	Period int64
 }
 
 // kind is what a journal's record is.
@@ -70,8 +74,9 @@ const (
 	kindVoid                  // it never reached an engine
 )
 
-// version of the encoding that follows the kind.
-const version = 1
+// version of the encoding that follows the kind. The first had no Period; it is
+// still read.
+const version, firstVersion = 2, 1
 
 // Every record of the journal begins with its kind, the version and the
 // request's id. An end has the number of its event behind that, which the
@@ -106,7 +111,7 @@ func (r *Record) append(b []byte, k kind) []byte {
 	b = append(b, flag(r.Streamed)|flag(r.Estimated)<<1, byte(r.Outcome))
 	for _, n := range [...]int64{
 		int64(r.Status), int64(r.Attempts), r.Prompt, r.Cached, r.Completion, r.Reasoning, r.Total,
-		int64(math.Float64bits(r.Seconds)), int64(r.TTFT), int64(r.Duration), r.Started.UnixNano(),
+		int64(math.Float64bits(r.Seconds)), int64(r.TTFT), int64(r.Duration), r.Started.UnixNano(), r.Period,
 	} {
 		b = binary.AppendVarint(b, n)
 	}
@@ -142,8 +147,9 @@ type entry struct {
 func parseEntry(b []byte) (e entry, err error) {
 	d := decoder{b: b}
 	e.kind = kind(d.byte())
-	if v := d.byte(); v != version && d.err == nil {
-		return e, errors.New("record of another version: " + strconv.Itoa(int(v)))
+	d.version = d.byte()
+	if (d.version < firstVersion || d.version > version) && d.err == nil {
+		return e, errors.New("record of another version: " + strconv.Itoa(int(d.version)))
 	}
 	copy(e.record.ID[:], d.take(len(e.record.ID)))
 	switch e.kind {
@@ -170,8 +176,9 @@ func parseEntry(b []byte) (e entry, err error) {
 }
 
 type decoder struct {
-	b   []byte
-	err error
+	b       []byte
+	version byte
+	err     error
 }
 
 func (d *decoder) record(r *Record) {
@@ -195,6 +202,9 @@ func (d *decoder) record(r *Record) {
 	r.TTFT, r.Duration = time.Duration(d.int()), time.Duration(d.int())
 	r.Started = time.Unix(0, d.int()).UTC()
 	r.Ended = r.Started.Add(r.Duration)
+	if d.version > firstVersion {
+		r.Period = d.int()
+	}
 }
 
 func (d *decoder) fail() {

@@ -105,6 +105,9 @@ func FuzzParseEntry(f *testing.F) {
 		f.Add(r.append(nil, k))
 	}
 	f.Add([]byte{byte(kindEnd), version})
+	for _, k := range []kind{kindStart, kindMark, kindEnd, kindVoid} {
+		f.Add(version1(r, k))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := parseEntry(b)
 		if err != nil {
@@ -125,6 +128,66 @@ func FuzzParseEntry(f *testing.F) {
 	})
 }
 
+// version1 is the record as it was written before there was a Period.
+func version1(r *Record, k kind) []byte {
+	none := *r
+	none.Period = 0
+	b := none.append(nil, k)
+	b[1] = firstVersion
+	if k == kindStart || k == kindEnd {
+		b = b[:len(b)-1] // the period's
+	}
+	return b
+}
+
+func TestPeriodIsKept(t *testing.T) {
+	for name, period := range map[string]int64{
+		"none":                    0,
+		"a day's":                 time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC).UnixNano(),
+		"the first there is":      1,
+		"before 1970":             -1,
+		"the last there can be":   math.MaxInt64,
+		"the first there can be":  math.MinInt64,
+		"long after the requests": request(1).Ended.AddDate(100, 0, 0).UnixNano(),
+	} {
+		for _, k := range []kind{kindStart, kindEnd} {
+			r := request(1)
+			r.Period = period
+			if e, err := parseEntry(r.append(nil, k)); err != nil || e.record != *r {
+				t.Errorf("%s: got %+v, %v", name, e.record, err)
+			}
+		}
+	}
+}
+
+func TestOtherVersions(t *testing.T) {
+	for _, k := range []kind{kindStart, kindMark, kindEnd, kindVoid} {
+		r := request(3)
+		r.Period = 77
+		now, old := r.append(nil, k), version1(r, k)
+		want, err := parseEntry(now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.record.Period = 0
+		if got, err := parseEntry(old); err != nil || got != want {
+			t.Errorf("kind %d of the first version: got %+v, %v, want %+v", k, got, err, want)
+		}
+		for _, v := range []byte{0, version + 1, 255} {
+			now[1] = v
+			if _, err := parseEntry(now); err == nil {
+				t.Errorf("kind %d of version %d is read", k, v)
+			}
+		}
+		if k == kindStart || k == kindEnd { // one is not the other with another number
+			old[1] = version
+			if _, err := parseEntry(old); err == nil {
+				t.Errorf("kind %d without a period is read as one with it", k)
+			}
+		}
+	}
+}
+
 func FuzzRecord(f *testing.F) {
 	f.Add("name", "model", int64(1), int64(2), 0.5, true, byte(0))
 	f.Add("\xff", strings.Repeat("x", 600), int64(math.MaxInt64), int64(math.MinInt64), math.Inf(1), false, byte(3))
@@ -132,6 +195,7 @@ func FuzzRecord(f *testing.F) {
 		r := Record{
 			Name: name, Asked: model, Endpoint: name, Prompt: tokens, Total: tokens, Seconds: seconds, Streamed: on, Estimated: !on,
 			Outcome: Outcome(outcome) % nOutcomes, Status: 200, TTFT: time.Duration(tokens), Duration: time.Duration(nanos / 2), Started: time.Unix(0, nanos/2).UTC(),
+			Period: nanos ^ tokens,
 		}
 		r.Ended = r.Started.Add(r.Duration)
 		want := r

@@ -2,7 +2,6 @@ package events
 
 import (
 	"cmp"
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -23,11 +22,16 @@ func (l *Log) recover() (left map[[16]byte]*Record, err error) {
 	if l.node, err = nodeOf(l.dir); err != nil {
 		return nil, err
 	}
-	delivered, err := l.readNumber()
+	delivered, err := l.readNumber(deliveredFile)
 	if err != nil {
 		return nil, err
 	}
-	l.events = delivered // in case the journal has none of the events any more
+	if l.needs.held, err = l.readNumber(heldFile); err != nil {
+		return nil, err
+	}
+	l.needs.once = delivered > 0
+	l.needs.heldTo, l.needs.deliveredTo = l.journal.Acked(), l.journal.Acked()
+	l.events = max(delivered, l.needs.held) // in case the journal has none of the events any more
 	var first uint64
 	left = map[[16]byte]*Record{}
 	err = l.replay(func(e *entry) {
@@ -48,24 +52,21 @@ func (l *Log) recover() (left map[[16]byte]*Record, err error) {
 			delete(left, id)
 		}
 	})
-	if first > 0 {
-		delivered = max(delivered, first-1) // what is acknowledged was delivered, even if the file is lost
+	if first == 0 {
+		first = l.events + 1
 	}
-	l.delivered.Store(delivered)
+	// What is acknowledged is not delivered any more: it was, even if the file is
+	// lost, or nobody was to.
+	l.delivered.Store(max(delivered, first-1))
 	return left, err
 }
 
 // replay calls f with what is not acknowledged: nothing else can be open.
 func (l *Log) replay(f func(*entry)) error {
-	ended, cancel := context.WithCancel(context.Background())
-	cancel() // Next returns what there is, and waits for no more
 	reader := l.journal.Reader(l.journal.Acked())
 	for {
-		seq, raw, err := reader.Next(ended)
-		if errors.Is(err, context.Canceled) {
-			return nil
-		}
-		if err != nil {
+		seq, raw, err := reader.TryNext()
+		if err != nil || seq == 0 {
 			return err
 		}
 		e, err := parseEntry(raw)
@@ -86,7 +87,7 @@ func (l *Log) interrupt(left map[[16]byte]*Record) {
 		return
 	}
 	l.log.Warn("requests were interrupted when the gateway last ended", "requests", len(left))
-	ids := slices.SortedFunc(maps.Keys(left), func(a, b [16]byte) int { return cmp.Compare(l.open[a], l.open[b]) })
+	ids := slices.SortedFunc(maps.Keys(left), func(a, b [16]byte) int { return cmp.Compare(l.open[a].seq, l.open[b].seq) })
 	for chunk := range slices.Chunk(ids, ringSize) {
 		for _, id := range chunk {
 			r := left[id]
@@ -107,9 +108,10 @@ func (l *Log) skip(seq uint64, err error) {
 	}
 }
 
-// deliveredFile holds the number of the last delivered event. That is further than
-// what is acknowledged while an old request is open.
-const deliveredFile = "delivered"
+// Numbers of events that outlive the process: of the last that was delivered, and
+// of the last that Hold was told. They are further than what is acknowledged while
+// an old request is open, or while one waits for the other.
+const deliveredFile, heldFile = "delivered", "held"
 
 // numberText is a number with its checksum.
 func numberText(n uint64) string {
@@ -117,26 +119,26 @@ func numberText(n uint64) string {
 	return fmt.Sprintf("%s %08x\n", digits, crc32.ChecksumIEEE([]byte(digits)))
 }
 
-func writeNumber(dir string, n uint64) error {
-	if err := replaceFile(filepath.Join(dir, deliveredFile), numberText(n)); err != nil {
-		return fmt.Errorf("cannot keep the number of the last delivered event: %w", err)
+func writeNumber(path string, n uint64) error {
+	if err := replaceFile(path, numberText(n)); err != nil {
+		return fmt.Errorf("cannot keep the number of an event: %w", err)
 	}
 	return nil
 }
 
 // readNumber is what writeNumber stored, 0 before the first time. A damaged file
 // means 0 too: events come again rather than never.
-func (l *Log) readNumber() (n uint64, err error) {
-	path := filepath.Join(l.dir, deliveredFile)
+func (l *Log) readNumber(name string) (n uint64, err error) {
+	path := filepath.Join(l.dir, name)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("cannot read the number of the last delivered event: %w", err)
+		return 0, fmt.Errorf("cannot read the number of an event: %w", err)
 	}
 	if _, err := fmt.Sscanf(string(b), "%d", &n); err != nil || string(b) != numberText(n) {
-		l.log.Error("a file is damaged, events may be delivered again; check the disk", "file", path)
+		l.log.Error("a file is damaged, events may come again; check the disk", "file", path)
 		return 0, nil
 	}
 	return n, nil
@@ -186,7 +188,7 @@ func replaceFile(path, content string) error {
 
 // Event is a record that is, or was, to be delivered.
 type Event struct {
-	Number uint64 // of the event, from 1 on, without gaps
+	Number uint64 // of the event, from 1 on, without gaps but for what is lost
 	Record Record
 }
 

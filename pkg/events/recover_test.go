@@ -74,6 +74,7 @@ func TestInterruptedRequestHasTheTokensOfItsLastMark(t *testing.T) {
 	dir := t.TempDir()
 	l := openTest(t, dir, journal.Options{})
 	r := request(7)
+	r.Period = 1_800_000_000_000_000_000
 	r.Prompt, r.Completion, r.Total, r.TTFT, r.Duration = 0, 0, 0, 0, 0
 	l.Start(r)
 	for n := int64(1); n <= 3; n++ {
@@ -85,6 +86,7 @@ func TestInterruptedRequestHasTheTokensOfItsLastMark(t *testing.T) {
 	dir = killed(t, dir)
 	openTest(t, dir, journal.Options{})
 	want := *request(7)
+	want.Period = r.Period
 	want.Outcome, want.Estimated = Interrupted, true
 	want.Prompt, want.Cached, want.Completion, want.Reasoning, want.Total, want.Seconds = 100, 60, 30, 3, 130, 1.5
 	want.TTFT, want.Duration, want.Ended = time.Second, 3*time.Second, want.Started.Add(3*time.Second)
@@ -194,6 +196,36 @@ func TestUnreadableRecordsArePassedOver(t *testing.T) {
 	if got := l.Stats().Skipped; got != 5 || strings.Count(log.String(), "cannot be read") != 1 {
 		t.Errorf("skipped %d, logged %s", got, log.String())
 	}
+}
+
+// TestRecordedByTheFirstVersion: a gateway is updated, and goes on with what the
+// one before it has written, which is in testdata as it was left by a kill.
+func TestRecordedByTheFirstVersion(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("testdata/v1")); err != nil {
+		t.Fatal(err)
+	}
+	l := openTest(t, dir, journal.Options{})
+	tail := l.Tail()
+	live(t, l, "s5 e5")
+	if got, want := recorded(t, dir), []string{"1 complete", "3 complete", "2 interrupted", "5 complete"}; !slices.Equal(got, want) || l.Stats().Skipped != 0 {
+		t.Errorf("got %q, want %q; %d are passed over", got, want, l.Stats().Skipped)
+	}
+	written(t, l)
+	if _, err := tail.Each(func(e Event) {
+		want := *request(number(e.Record))
+		if e.Record.Outcome == Interrupted {
+			want.Outcome, want.Estimated = Interrupted, true
+		}
+		if e.Record != want {
+			t.Errorf("got %+v, want %+v", e.Record, want)
+		}
+	}); err != nil {
+		t.Error(err)
+	}
+	r := newReceiver(t, ok)
+	deliver(t, l, r.URL)
+	waitFor(t, "all events", r.has(4))
 }
 
 // TestRecoveryOnAFullDisk: a gateway that does not start can deliver nothing, and

@@ -106,6 +106,13 @@ func (j *Journal) Backlog() (records uint64, bytes int64, oldest time.Time) {
 	return j.last - j.acked, j.backlogBytes(), j.oldest
 }
 
+// Room is how many bytes, with frames, can be written before MaxSize is reached.
+func (j *Journal) Room() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return max(0, j.o.MaxSize-j.backlogBytes())
+}
+
 func (j *Journal) backlogBytes() int64 {
 	if j.acked == j.last {
 		return 0

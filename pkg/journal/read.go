@@ -105,6 +105,22 @@ func (r *Reader) Next(ctx context.Context) (seq uint64, record []byte, err error
 	return fr.seq, fr.record, err
 }
 
+// TryNext is Next without the wait: its number is 0, and the error nil, when there is no record yet.
+func (r *Reader) TryNext() (seq uint64, record []byte, err error) {
+	fr, ok, err := r.step()
+	if ok || err != nil {
+		return fr.seq, fr.record, err
+	}
+	r.j.mu.Lock()
+	closed := r.j.closed && r.idle()
+	r.j.mu.Unlock()
+	if closed {
+		r.close()
+		return 0, nil, os.ErrClosed
+	}
+	return 0, nil, nil
+}
+
 func (r *Reader) close() {
 	if r.f != nil {
 		r.f.Close()

@@ -49,6 +49,32 @@ func TestReaderFollowsAcrossRotationAndRestart(t *testing.T) {
 	}
 }
 
+// TestTryNext never waits: not before there is a record, not for one that a power
+// loss could take, and not behind the last one of a closed journal.
+func TestTryNext(t *testing.T) {
+	j := openTest(t, t.TempDir(), Options{SegmentSize: 256, SyncEvery: time.Hour})
+	r := j.Reader(0)
+	try := func(want uint64, wantErr error) {
+		t.Helper()
+		seq, record, err := r.TryNext()
+		if seq != want || !errors.Is(err, wantErr) || want > 0 && string(record) != strconv.FormatUint(want, 10) {
+			t.Fatalf("got record %d, %q, %v, want %d, %v", seq, record, err, want, wantErr)
+		}
+	}
+	try(0, nil)
+	write(t, j, "1")
+	wantNext(t, j.Reader(0), 1, "1") // now it is synced, and nothing will be for an hour
+	try(1, nil)
+	write(t, j, "2")
+	try(0, nil)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	try(2, nil)
+	try(0, os.ErrClosed)
+	try(0, os.ErrClosed)
+}
+
 func TestReaderStartsInTheMiddle(t *testing.T) {
 	j := openTest(t, t.TempDir(), Options{SegmentSize: 256, Sync: SyncOS})
 	for i := 1; i <= 50; i++ {

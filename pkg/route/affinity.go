@@ -12,6 +12,8 @@ type Home struct {
 	State *State
 	// Model is the model that made the response, by whichever name was put.
 	Model string
+	// Owner is who the response was made for; zero: nobody in particular.
+	Owner [8]byte
 }
 
 // Affinity remembers where responses live, up to a fixed number of them. It is

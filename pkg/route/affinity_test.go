@@ -13,12 +13,12 @@ func TestAffinity(t *testing.T) {
 	if home, ok := a.Get("resp_1"); ok {
 		t.Errorf("an id nobody put lives at %v", home)
 	}
-	a.Put("resp_1", Home{one, "m"})
-	a.Put("resp_2", Home{two, "n"})
-	if home, ok := a.Get("resp_1"); !ok || home != (Home{one, "m"}) {
+	a.Put("resp_1", Home{State: one, Model: "m"})
+	a.Put("resp_2", Home{State: two, Model: "n"})
+	if home, ok := a.Get("resp_1"); !ok || home != (Home{State: one, Model: "m"}) {
 		t.Errorf("resp_1: %v, %t", home, ok)
 	}
-	a.Put("resp_1", Home{two, "m"})
+	a.Put("resp_1", Home{State: two, Model: "m"})
 	if home, _ := a.Get("resp_1"); home.State != two {
 		t.Error("put again elsewhere, it is found at the old place")
 	}
@@ -97,7 +97,7 @@ func TestAffinityUnderConcurrency(t *testing.T) {
 			state := &State{}
 			for i := range 500 {
 				mine := fmt.Sprintf("resp_%d_%d", w, i)
-				a.Put(mine, Home{state, "m"})
+				a.Put(mine, Home{State: state, Model: "m"})
 				if home, ok := a.Get(mine); ok && home.State != state {
 					t.Errorf("%s is found at another's home", mine)
 				}

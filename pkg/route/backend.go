@@ -27,7 +27,8 @@ type BackendConfig struct {
 	Surfaces Surfaces
 	// Draining keeps new requests away: no pool picks the backend and it does
 	// not count as healthy. It stays a member and keeps its State, so that what
-	// runs can end and a request that only it can answer may still Enter.
+	// runs can end and a request that only it can answer may still Enter. See
+	// also SetDrain and Drained.
 	Draining bool
 }
 
@@ -78,6 +79,10 @@ func (b *Backend) Leave() {
 // A draining backend may be usable.
 func (b *Backend) Usable() bool { return b.Healthy() && !b.Ejected() }
 
+// Drained reports whether new requests are kept away: by the configuration, or
+// by SetDrain.
+func (b *Backend) Drained() bool { return b.Draining || b.drain.Load() }
+
 // Full reports whether the backend is at MaxInFlight.
 func (b *Backend) Full() bool {
 	return b.MaxInFlight > 0 && b.inFlight.Load() >= int64(b.MaxInFlight)
@@ -94,11 +99,26 @@ type State struct {
 	seen     atomic.Int64  // when latency was last fed, Unix ns
 	busy     atomic.Int64  // until when the engine counts as overloaded, Unix ns
 	back     atomic.Int64  // when it last came back, Unix ns; 0: it was never away; or isDown, justBack
+	drain    atomic.Bool   // an operator drains it
 	flips    *atomic.Uint64
 }
 
 // InFlight is the number of requests that entered and have not left.
 func (s *State) InFlight() int64 { return s.inFlight.Load() }
+
+// SetDrain drains the backend, or calls that off, beside what the configuration
+// says: while either wants it, it drains. It holds in every table that shares the
+// State, so over reloads, and until the process ends. One whose drain is called
+// off comes back in slow start: its caches are cold.
+func (s *State) SetDrain(on bool) {
+	if s.drain.Swap(on) == on {
+		return
+	}
+	if !on {
+		s.cameBack(justBack)
+	}
+	s.flipped()
+}
 
 const (
 	// latencyTau is the time in which an old sample loses all but 1/e of its say.
@@ -121,6 +141,12 @@ const (
 // that do not stream must not be fed: they measure the length of the answer.
 func (s *State) Observe(ttft time.Duration, now time.Time) {
 	s.feed(max(ttft.Seconds(), 1e-6), now)
+}
+
+// Latency is what was made of those times, before it fades; false: there were none.
+func (s *State) Latency() (time.Duration, bool) {
+	known := math.Float64frombits(s.latency.Load())
+	return time.Duration(known * float64(time.Second)), known > 0
 }
 
 // Penalize feeds a failure, or a quick 429, as a slow sample of 5 s.

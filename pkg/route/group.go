@@ -87,9 +87,10 @@ func (g *group) current(now time.Time) *view {
 type role byte
 
 const (
-	out     role = iota // unhealthy or draining
-	resting             // ejected: gets a probe when its time is over
-	spared              // ejected, but the pool cannot do without: in use, after the others
+	out      role = iota // unhealthy
+	draining             // by configuration or by SetDrain
+	resting              // ejected: gets a probe when its time is over
+	spared               // ejected, but the pool cannot do without: in use, after the others
 	inUse
 )
 
@@ -102,7 +103,10 @@ func (g *group) roles() []role {
 	healthy, ejected := 0, 0
 	for i, b := range g.backends {
 		switch {
-		case b.Draining, !b.Healthy():
+		case b.Drained():
+			roles[i] = draining
+			continue
+		case !b.Healthy():
 			continue
 		case b.Ejected():
 			roles[i] = resting
@@ -112,9 +116,9 @@ func (g *group) roles() []role {
 		}
 		healthy++
 	}
-	for i, b := range g.backends {
+	for i := range roles {
 		switch {
-		case b.Draining:
+		case roles[i] == draining:
 		case healthy == 0:
 			roles[i] = inUse
 		case 2*ejected > healthy && roles[i] == resting:
