@@ -14,6 +14,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/llmproxy/llmproxy/pkg/auth"
 	"github.com/llmproxy/llmproxy/pkg/config"
 	"github.com/llmproxy/llmproxy/pkg/forward"
 	"github.com/llmproxy/llmproxy/pkg/gateway"
@@ -30,6 +31,11 @@ type Options struct {
 	// configuration; Dial is how it reaches the backends. Tests use both.
 	Listener net.Listener
 	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Load reads the configuration anew, for the admin API; nil: it cannot.
+	Load func() (*config.Config, error)
+	// Now is the time by which keys expire and quotas start anew; nil is the
+	// system's.
+	Now func() time.Time
 	// AccessLog is where the access log goes; nil is standard output.
 	AccessLog *os.File
 }
@@ -45,12 +51,14 @@ type App struct {
 	serving  sync.WaitGroup // accepting connections
 	hangups  *forward.Hangups
 
-	certificates *certificates // nil without TLS
-	usage        *usageReports // nil without the hook
+	certificates  *certificates // nil without TLS
+	records       *records      // nil where usage is neither reported nor limited by quotas
+	usage         *usageReports // nil without the hook
+	keys          *keys         // nil where nobody is asked for one, nor can make one
+	tidying       context.CancelFunc
+	adminFailures *auth.Failures
 
-	metrics         *fasthttp.Server // on a listener of its own, nil without
-	metricsListener *listener.Listener
-	scraping        sync.WaitGroup
+	metrics, operator side // listeners of their own
 
 	mu     sync.Mutex // one reload at a time
 	config *config.Config
@@ -64,7 +72,7 @@ func New(c *config.Config, o Options) (*App, error) {
 	if pending := c.Pending(); len(pending) > 0 {
 		return nil, &UnsupportedError{Settings: pending}
 	}
-	a := &App{options: o, log: o.Log, config: c, stats: stats.New(o.Version, o.GoVersion), hangups: forward.NewHangups()}
+	a := &App{options: o, log: o.Log, config: c, stats: stats.New(o.Version, o.GoVersion), hangups: forward.NewHangups(), adminFailures: auth.NewFailures()}
 	g, err := a.build(c, nil)
 	if err != nil {
 		a.hangups.Close()
@@ -72,32 +80,79 @@ func New(c *config.Config, o Options) (*App, error) {
 	}
 	a.now = g
 	a.gateway = gateway.New(g.view, a.stats, o.Log)
+	a.gateway.SetClock(o.Now)
 	a.setAccessLog(c.Log.Access)
 	if err := a.open(c); err != nil {
+		a.closeRecords()
 		a.now.close()
 		a.hangups.Close()
 		a.setAccessLog(false)
 		return nil, err
 	}
 	a.now.start(a)
+	a.tidy()
 	a.stats.Reloaded(true, time.Now().Unix())
 	return a, nil
 }
 
-// open opens the log of usage, and then the listeners.
+// open opens what is kept on the disk, and then the listeners.
 func (a *App) open(c *config.Config) (err error) {
-	if a.usage, err = openUsage(c, a.options); err != nil {
+	if a.records, err = openRecords(c, a.gateway, a.options); err != nil {
 		return err
 	}
+	if a.records != nil {
+		a.gateway.SetUsage(gateway.Recording{
+			Log: a.records.log, All: c.UsageHook.Enabled, AllowUnrecorded: c.UsageHook.OnJournalError == "allow",
+		})
+		if a.usage, err = openUsage(c, a.records.log, a.options); err != nil {
+			return err
+		}
+		a.records.register(a.stats)
+	}
 	if a.usage != nil {
-		a.gateway.SetUsage(a.usage.log, c.UsageHook.OnJournalError == "allow")
 		a.usage.register(a.stats)
 	}
-	if err = a.listen(c); err != nil && a.usage != nil {
-		a.usage.close()
+	if a.keys, err = openKeys(c, a.gateway, a.options); err != nil {
+		return err
 	}
-	return err
+	if a.keys != nil {
+		a.keys.register(a.stats)
+	}
+	a.setAdmin(c)
+	return a.listen(c)
 }
+
+// closeRecords closes what open opened on the disk.
+func (a *App) closeRecords() {
+	if a.keys != nil {
+		a.keys.close()
+	}
+	if a.records != nil {
+		a.records.close(a.usage)
+	}
+}
+
+// tidy has the gateway forget idle clients now and then.
+func (a *App) tidy() {
+	a.stats.Gauge("llmproxy_limited_clients", func() float64 { return float64(a.gateway.Clients()) })
+	var ctx context.Context
+	ctx, a.tidying = context.WithCancel(context.Background())
+	go func() {
+		tick := time.NewTicker(forgetEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				a.gateway.Tidy()
+			}
+		}
+	}()
+}
+
+// forgetEvery is how often idle clients are looked for.
+const forgetEvery = 30 * time.Second
 
 // UnsupportedError is a configuration that asks for features which this build
 // does not have. Serving without them would not be what the operator wrote.
@@ -124,6 +179,9 @@ func (a *App) Reload(c *config.Config) error {
 	if pending := c.Pending(); len(pending) > 0 {
 		return &UnsupportedError{Settings: pending}
 	}
+	if c.Auth.Enabled != a.config.Auth.Enabled {
+		return errors.New("auth.enabled: to turn keys on or off takes a restart")
+	}
 	secured, err := a.readTLS(c)
 	if err != nil {
 		return err
@@ -137,6 +195,13 @@ func (a *App) Reload(c *config.Config) error {
 	next, err := a.build(c, a.now)
 	if err != nil {
 		return err
+	}
+	if a.keys != nil {
+		if err := a.keys.use(c); err != nil {
+			next.closeNew(a.now)
+			return err
+		}
+		a.keys.reload()
 	}
 	for _, key := range needRestart(a.config, c) {
 		a.log.Warn("this setting takes effect after a restart", "key", key)
@@ -152,6 +217,7 @@ func (a *App) Reload(c *config.Config) error {
 	next.start(a)
 	a.now.retire(a, next)
 	a.now, a.config = next, c
+	a.setAdmin(c)
 	a.setAccessLog(c.Log.Access)
 	return nil
 }
@@ -205,6 +271,7 @@ func needRestart(old, new *config.Config) []string {
 		{"server.write_timeout", old.Server.WriteTimeout != new.Server.WriteTimeout},
 		{"server.max_connections", old.Server.MaxConnections != new.Server.MaxConnections},
 		{"server.max_connections_per_ip", old.Server.MaxConnectionsPerIP != new.Server.MaxConnectionsPerIP},
+		{"admin.listen", old.Admin.Listen != new.Admin.Listen},
 		{"metrics.listen", old.Metrics.Listen != new.Metrics.Listen},
 		{"metrics.path", old.Metrics.Path != new.Metrics.Path && ownListener},
 		{"metrics.enabled", old.Metrics.Enabled != new.Metrics.Enabled && ownListener},
@@ -262,15 +329,12 @@ func (a *App) Close() {
 	if a.certificates != nil {
 		a.certificates.close()
 	}
-	if a.metrics != nil {
-		_ = a.metricsListener.Close() // a scrape cut short is no loss
-	}
-	a.scraping.Wait()
+	a.tidying()
+	a.metrics.close()
+	a.operator.close()
 	a.now.close()
 	a.hangups.Close()
-	if a.usage != nil {
-		a.usage.close() // after the last request has ended
-	}
+	a.closeRecords() // after the last request has ended
 	if a.access != nil {
 		a.gateway.SetAccessLog(nil)
 		a.access.Close()

@@ -162,7 +162,7 @@ func TestBinaryScenarios(t *testing.T) {
 				pending = append(pending, note)
 			}
 		}
-		if name := filepath.Base(file); !strings.HasPrefix(name, "scenario") || strings.Contains(name, "5") {
+		if name := filepath.Base(file); !strings.HasPrefix(name, "scenario") || !strings.Contains(name, "3") {
 			if len(pending) > 0 {
 				t.Errorf("check %s: this build should serve it: %q", file, pending)
 			}

@@ -119,6 +119,7 @@ func (a *App) newView(c *config.Config, table *route.Table, upstreams []*forward
 	if c.Metrics.Enabled && c.Metrics.Listen == "" {
 		v.MetricsPath, v.MetricsPublic = c.Metrics.Path, c.Metrics.Public
 	}
+	limitView(v, c)
 	if c.CORS.Enabled {
 		v.CORS = &gateway.CORS{
 			Origins: c.CORS.AllowedOrigins, Headers: c.CORS.AllowedHeaders,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/llmproxy/llmproxy/pkg/admin"
 	"github.com/llmproxy/llmproxy/pkg/config"
 	"github.com/llmproxy/llmproxy/pkg/gateway"
 	"github.com/llmproxy/llmproxy/pkg/listener"
@@ -25,10 +26,13 @@ func (a *App) listen(c *config.Config) error {
 	if err := a.openMetrics(c, &sockets); err != nil {
 		return err
 	}
-	if err := a.openMain(c, &sockets); err != nil {
-		if a.metricsListener != nil {
-			a.metricsListener.Close()
-		}
+	err = a.openAdmin(c, &sockets)
+	if err == nil {
+		err = a.openMain(c, &sockets)
+	}
+	if err != nil {
+		a.metrics.close()
+		a.operator.close()
 		return err
 	}
 	for _, s := range sockets {
@@ -44,9 +48,8 @@ func (a *App) listen(c *config.Config) error {
 		IdleTimeout:   time.Duration(c.Server.IdleTimeout),
 	})
 	a.registerConnections()
-	if a.metrics != nil {
-		a.serve(&a.scraping, a.metrics, a.metricsListener)
-	}
+	a.metrics.start(a)
+	a.operator.start(a)
 	a.serve(&a.serving, a.server, ln)
 	return nil
 }
@@ -103,33 +106,75 @@ func userTimeout(write time.Duration) time.Duration {
 	return max(write, 30*time.Second)
 }
 
-// scrapeTimeout is how long a scraper may be silent.
-const scrapeTimeout = 10 * time.Second
+// side is a listener beside the main one, with what it serves; the zero side is
+// none.
+type side struct {
+	server   *fasthttp.Server
+	listener *listener.Listener
+	serving  sync.WaitGroup
+}
+
+// sideTimeout is how long a peer there may be silent.
+const sideTimeout = 10 * time.Second
+
+// openSide opens the listener at an address. A service manager need not pass it.
+func (a *App) openSide(s *side, address string, c *config.Config, sockets *passedSockets, h fasthttp.RequestHandler) (err error) {
+	ln := sockets.take(func(s passedSocket) bool { return sameSocket(address, s.Addr()) })
+	s.listener, err = open(ln, address, listener.Options{WriteTimeout: sideTimeout, SocketMode: c.ListenMode})
+	if err != nil {
+		return err
+	}
+	s.server = &fasthttp.Server{
+		NoDefaultServerHeader: true,
+		ReadTimeout:           sideTimeout,
+		MaxRequestBodySize:    admin.MaxBody,
+		Logger:                slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+		Handler:               h,
+	}
+	return nil
+}
+
+func (s *side) start(a *App) {
+	if s.server != nil {
+		a.serve(&s.serving, s.server, s.listener)
+	}
+}
+
+// close ends the listener; what is cut short is no loss.
+func (s *side) close() {
+	if s.listener != nil {
+		_ = s.listener.Close()
+	}
+	s.serving.Wait()
+}
 
 // openMetrics gives the metrics their own listener when the configuration names
-// one. A service manager need not pass it.
+// one.
 func (a *App) openMetrics(c *config.Config, sockets *passedSockets) error {
 	if !c.Metrics.Enabled || c.Metrics.Listen == "" {
 		return nil
 	}
-	ln := sockets.take(func(s passedSocket) bool { return sameSocket(c.Metrics.Listen, s.Addr()) })
-	l, err := open(ln, c.Metrics.Listen, listener.Options{WriteTimeout: scrapeTimeout, SocketMode: c.ListenMode})
+	path := c.Metrics.Path
+	err := a.openSide(&a.metrics, c.Metrics.Listen, c, sockets, func(ctx *fasthttp.RequestCtx) {
+		if string(ctx.Path()) != path {
+			ctx.Error("the metrics are at "+path+"\n", fasthttp.StatusNotFound)
+			return
+		}
+		a.gateway.Metrics(ctx)
+	})
 	if err != nil {
 		return fmt.Errorf("metrics.listen: %w", err)
 	}
-	path := c.Metrics.Path
-	a.metricsListener = l
-	a.metrics = &fasthttp.Server{
-		NoDefaultServerHeader: true,
-		ReadTimeout:           scrapeTimeout,
-		Logger:                slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
-		Handler: func(ctx *fasthttp.RequestCtx) {
-			if string(ctx.Path()) != path {
-				ctx.Error("the metrics are at "+path+"\n", fasthttp.StatusNotFound)
-				return
-			}
-			a.gateway.Metrics(ctx)
-		},
+	return nil
+}
+
+// openAdmin does the same for the admin API.
+func (a *App) openAdmin(c *config.Config, sockets *passedSockets) error {
+	if c.Admin.Token == "" || c.Admin.Listen == "" {
+		return nil
+	}
+	if err := a.openSide(&a.operator, c.Admin.Listen, c, sockets, a.gateway.ServeAdmin); err != nil {
+		return fmt.Errorf("admin.listen: %w", err)
 	}
 	return nil
 }

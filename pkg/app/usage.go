@@ -12,14 +12,13 @@ import (
 
 	"github.com/llmproxy/llmproxy/pkg/config"
 	"github.com/llmproxy/llmproxy/pkg/events"
-	"github.com/llmproxy/llmproxy/pkg/journal"
 	"github.com/llmproxy/llmproxy/pkg/stats"
 	"github.com/llmproxy/llmproxy/pkg/webhook"
 )
 
-// usageReports is the log of what requests used, and what sends it to the
-// billing system: one sender at a time, another one after a change of the hook.
-// use and close are the App's, which calls one at a time.
+// usageReports sends what requests used to the billing system: one sender at a
+// time, another one after a change of the hook. use and close are the App's,
+// which calls one at a time.
 type usageReports struct {
 	log       *events.Log
 	dir       string
@@ -42,31 +41,20 @@ type usageReports struct {
 // deadLetterFile is in the data directory, beside the journal.
 const deadLetterFile = "dead-letter.jsonl"
 
-// openUsage opens the log; nil when the hook is off.
-func openUsage(c *config.Config, o Options) (*usageReports, error) {
+// openUsage begins to send what the log has; nil when the hook is off.
+func openUsage(c *config.Config, l *events.Log, o Options) (*usageReports, error) {
 	h := c.UsageHook
 	if !h.Enabled {
 		return nil, nil
-	}
-	sync, err := journal.ParseSync(h.Sync)
-	if err != nil {
-		return nil, err
-	}
-	l, err := events.Open(c.DataDir, journal.Options{
-		MaxSize:   int64(h.MaxSize),
-		Retention: max(time.Duration(h.Retention), 1), // 0 would be the journal's default
-		Sync:      sync,
-	}, o.Log)
-	if err != nil {
-		return nil, fmt.Errorf("data_dir: %w", err)
 	}
 	u := &usageReports{
 		log: l, dir: c.DataDir, userAgent: "llmproxy/" + o.Version, logger: o.Log, opened: time.Now(),
 		stop: func() {}, done: make(chan struct{}),
 	}
 	close(u.done) // there is none before the first
+	var err error
 	if u.sender, err = u.newSender(h); err != nil {
-		return nil, errors.Join(fmt.Errorf("usage_hook: %w", err), l.Close())
+		return nil, fmt.Errorf("usage_hook: %w", err)
 	}
 	u.use(h, u.sender)
 	u.state()
@@ -160,27 +148,12 @@ func (u *usageReports) deliver(ctx context.Context, s *webhook.Sender) {
 	}
 }
 
-// close ends the sender, which tries the batch in hand once more, and closes
-// the log. What is not delivered then, the next process delivers.
-func (u *usageReports) close() {
+// end ends the sender, which tries the batch in hand once more. What is not
+// delivered then, the next process delivers. It returns when the sender has ended.
+func (u *usageReports) end() {
 	u.stop()
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		<-u.done
-		if err := u.log.Close(); err != nil {
-			u.logger.Error("the log of usage did not close well", "directory", u.dir, "error", err)
-		}
-	}()
-	select {
-	case <-closed:
-	case <-time.After(closeGrace):
-		u.logger.Error("the disk does not answer; what the kernel has of the journal is kept", "directory", u.dir)
-	}
+	<-u.done
 }
-
-// closeGrace is how long the sender and the disk have at the end.
-const closeGrace = 8 * time.Second
 
 // delivery is what all senders have done.
 func (u *usageReports) delivery() webhook.Stats {

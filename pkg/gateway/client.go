@@ -50,6 +50,9 @@ func clientIP(ctx *fasthttp.RequestCtx, prefixes []netip.Prefix) netip.Addr {
 	return ip
 }
 
+// Client is the address that a request comes from; invalid over a unix socket.
+func (g *Gateway) Client(ctx *fasthttp.RequestCtx) netip.Addr { return clientIP(ctx, g.View().Trusted) }
+
 // parseForwarded reads one entry of X-Forwarded-For: an address, perhaps with
 // a port, an IPv6 one perhaps in brackets.
 func parseForwarded(s string) (netip.Addr, bool) {

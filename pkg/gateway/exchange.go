@@ -13,37 +13,44 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/llmproxy/llmproxy/pkg/admit"
 	"github.com/llmproxy/llmproxy/pkg/forward"
 	"github.com/llmproxy/llmproxy/pkg/listener"
 	"github.com/llmproxy/llmproxy/pkg/openai"
+	"github.com/llmproxy/llmproxy/pkg/quota"
 	"github.com/llmproxy/llmproxy/pkg/stats"
 )
 
 // Exchange is one request and its answer. It is pooled; it belongs to the
 // goroutine of its connection, but for the call's Interrupt.
 type Exchange struct {
-	gateway   *Gateway
-	view      *View
-	endpoint  *endpoint
-	conn      *listener.Conn // nil when the server does not listen on ours
-	left      func(listener.Cause)
-	taken     fasthttp.HijackHandler
-	learning  func(p []byte)
-	reporting func(final bool)
-	start     time.Time
-	id        [32]byte
-	request   openai.Request
-	call      *forward.Call
-	parts     [4][]byte
-	header    []byte
-	access    *AccessLog // nil when it is off
-	record    *record    // what it wants of the request
-	upload    *upload    // the body of a form; nil: the server has it
-	asked     string     // the model that the client named, where it is wanted later
-	stored    string     // the response that the path names
-	created   openai.ResponseID
-	ping      *pinger   // nil: none are wanted
-	metering  *metering // nil: usage is not recorded
+	gateway     *Gateway
+	view        *View
+	endpoint    *endpoint
+	conn        *listener.Conn // nil when the server does not listen on ours
+	left        func(listener.Cause)
+	taken       fasthttp.HijackHandler
+	learning    func(p []byte)
+	reporting   func(final bool)
+	start       time.Time
+	id          [32]byte
+	request     openai.Request
+	call        *forward.Call
+	parts       [4][]byte
+	header      []byte
+	access      *AccessLog // nil when it is off
+	record      *record    // what it wants of the request
+	upload      *upload    // the body of a form; nil: the server has it
+	asked       string     // the model that the client named, where it is wanted later
+	stored      string     // the response that the path names
+	created     openai.ResponseID
+	ping        *pinger // nil: none are wanted
+	caller      caller
+	ticket      admit.Ticket // what admission took
+	term        *quota.Term  // of the key's account, nil without a key
+	model       *admit.Model // what is learnt of prompts, nil where there is none
+	promptBytes int
+	metering    *metering // nil: usage is neither recorded nor limited
 
 	client   io.Writer     // while the answer is relayed
 	head     *[]byte       // of a stream, until its first bytes go out
@@ -170,6 +177,7 @@ func (x *Exchange) region(ctx *fasthttp.RequestCtx) string {
 func (x *Exchange) refuse(ctx *fasthttp.RequestCtx, err *openai.Error) {
 	x.status, x.complete = err.Status, true
 	x.setHeader(&ctx.Response.Header)
+	x.setLimits(&ctx.Response.Header)
 	writeError(ctx, x.endpoint, err)
 	if x.upload != nil && x.upload.err != nil {
 		ctx.SetConnectionClose() // the rest of the body is still to come
@@ -222,6 +230,12 @@ func writeError(ctx *fasthttp.RequestCtx, e *endpoint, err *openai.Error) {
 		seconds := max(1, int((err.RetryAfter+time.Second-1)/time.Second))
 		h.Set(fasthttp.HeaderRetryAfter, strconv.Itoa(seconds))
 		h.Set("Retry-After-Ms", strconv.FormatInt(err.RetryAfter.Milliseconds(), 10))
+	}
+	if err.Final {
+		h.Set("X-Should-Retry", "false")
+	}
+	if err.Status == fasthttp.StatusUnauthorized {
+		h.Set(fasthttp.HeaderWWWAuthenticate, "Bearer")
 	}
 	ctx.Response.SetBodyRaw(e.appendError(nil, err))
 }

@@ -15,10 +15,13 @@ import (
 	"github.com/fasthttp/router"
 	"github.com/valyala/fasthttp"
 
-	"github.com/llmproxy/llmproxy/pkg/events"
+	"github.com/llmproxy/llmproxy/pkg/admit"
+	"github.com/llmproxy/llmproxy/pkg/auth"
 	"github.com/llmproxy/llmproxy/pkg/forward"
+	"github.com/llmproxy/llmproxy/pkg/limit"
 	"github.com/llmproxy/llmproxy/pkg/listener"
 	"github.com/llmproxy/llmproxy/pkg/openai"
+	"github.com/llmproxy/llmproxy/pkg/quota"
 	"github.com/llmproxy/llmproxy/pkg/route"
 	"github.com/llmproxy/llmproxy/pkg/stats"
 )
@@ -45,6 +48,12 @@ type View struct {
 	// Region is where the gateway stands, unless RegionHeader of a trusted
 	// peer names another.
 	Region, RegionHeader string
+	// Limits hold for each client that is asked for no key; nil: none.
+	Limits *limit.Limits
+	// Global holds for all requests together.
+	Global limit.Rate
+	// Location is where the days of a quota begin and end.
+	Location *time.Location
 	// CORS answers browsers; nil leaves them alone.
 	CORS *CORS
 	// MetricsPath is where the metrics are on the main port, "" for nowhere;
@@ -58,19 +67,27 @@ type View struct {
 
 // Gateway serves requests by its current View.
 type Gateway struct {
-	view            atomic.Pointer[View]
-	exchanges       sync.Pool
-	usage           *events.Log // nil: usage is not recorded
-	allowUnrecorded bool
-	meterings       sync.Pool
-	stats           *stats.Set
-	nobody          *stats.Series // requests that came to no backend
-	access          atomic.Pointer[AccessLog]
-	homes           *route.Affinity   // of responses
-	forms           map[string]bool   // the paths that take forms
-	bodies          map[string]string // the paths that take a body, by POST or this method
-	draining        atomic.Bool
-	log             *slog.Logger
+	view      atomic.Pointer[View]
+	exchanges sync.Pool
+	recording Recording
+	meterings sync.Pool
+	keys      atomic.Pointer[auth.Keyring] // nil: nobody is asked for a key
+	failures  *auth.Failures
+	gate      *admit.Gate
+	book      *quota.Book
+	operator  atomic.Pointer[operator] // nil: there is no API for one
+	born      time.Time
+	now       func() time.Time // the wall clock, nil: the system's
+	stopping  chan struct{}    // closed by Drain
+	stop      sync.Once
+	stats     *stats.Set
+	nobody    *stats.Series // requests that came to no backend
+	access    atomic.Pointer[AccessLog]
+	homes     *route.Affinity   // of responses
+	forms     map[string]bool   // the paths that take forms
+	bodies    map[string]string // the paths that take a body, by POST or this method
+	draining  atomic.Bool
+	log       *slog.Logger
 
 	server      *fasthttp.Server
 	idleTimeout time.Duration
@@ -78,8 +95,15 @@ type Gateway struct {
 
 // New returns a gateway that serves by view.
 func New(view *View, set *stats.Set, log *slog.Logger) *Gateway {
-	g := &Gateway{stats: set, nobody: set.Series("", ""), log: log, homes: route.NewAffinity(maxHomes), forms: map[string]bool{}, bodies: map[string]string{}}
+	g := &Gateway{
+		stats: set, nobody: set.Series("", ""), log: log, homes: route.NewAffinity(maxHomes),
+		forms: map[string]bool{}, bodies: map[string]string{},
+		failures: auth.NewFailures(), born: time.Now(), stopping: make(chan struct{}), book: quota.NewBook(nil),
+	}
+	set.Limits(admit.LimitNames()...)
+	g.gate = admit.New(g.born, 0)
 	g.exchanges.New = func() any { return newExchange(g) }
+	g.meterings.New = func() any { return new(metering) }
 	g.SetView(view)
 	return g
 }
@@ -95,7 +119,19 @@ func (g *Gateway) SetAccessLog(a *AccessLog) { g.access.Store(a) }
 
 // Drain tells load balancers, by /readyz, and clients, by Connection: close,
 // to go elsewhere. Requests are served all the same.
-func (g *Gateway) Drain() { g.draining.Store(true) }
+func (g *Gateway) Drain() {
+	g.draining.Store(true)
+	g.stop.Do(func() { close(g.stopping) })
+}
+
+// wall is the time by which keys expire and quotas start anew, where t was just
+// read.
+func (g *Gateway) wall(t time.Time) time.Time {
+	if g.now != nil {
+		return g.now()
+	}
+	return t
+}
 
 // Limits are what the server allows a client. They are fixed while it runs.
 type Limits struct {
@@ -161,7 +197,7 @@ func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) fasthttp.RequestConf
 			return c
 		}
 		c.ReadTimeout = orForever(v.BodyTimeout)
-		if (n > maxRefusedBody || n < 0) && g.refusedByHead(h) != nil {
+		if (n > maxRefusedBody || n < 0) && (isAdmin(h) || g.refusedByHead(h) != nil) {
 			c.MaxRequestBodySize = min(v.MaxBody, maxRefusedBody)
 		}
 	}
@@ -178,6 +214,11 @@ func (g *Gateway) refusedByHead(h *fasthttp.RequestHeader) *openai.Error {
 	path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
 	method, ok := g.bodies[string(path)]
 	switch {
+	case isAdmin(h):
+		if n := h.ContentLength(); n > maxRefusedBody {
+			return openai.BodyTooLarge(maxRefusedBody)
+		}
+		return nil
 	case !ok:
 		return openai.NotFound(string(h.Method()), string(path))
 	case !h.IsPost() && string(h.Method()) != method:
@@ -188,7 +229,7 @@ func (g *Gateway) refusedByHead(h *fasthttp.RequestHeader) *openai.Error {
 		}
 		return openai.UnsupportedMedia()
 	}
-	return nil
+	return g.refusedKey(h)
 }
 
 // expect answers a client that asks, by Expect: 100-continue, whether to send
@@ -239,6 +280,8 @@ func (g *Gateway) handler() fasthttp.RequestHandler {
 		r.Handle(e.method, e.path, func(ctx *fasthttp.RequestCtx) { g.serve(ctx, e, nil) })
 	}
 	get := func(path string, h fasthttp.RequestHandler) { r.GET(path, h); r.HEAD(path, h) }
+	r.ANY(adminPath+"{path:*}", g.mainAdmin)
+	get("/v1/usage", g.ownUsage)
 	get("/v1/models", g.listModels)
 	get("/v1/models/{id:*}", g.oneModel)
 	get("/healthz", g.healthz)
@@ -253,7 +296,7 @@ func (g *Gateway) handler() fasthttp.RequestHandler {
 			g.refuse(ctx, openai.BadRequest("", why))
 			return
 		}
-		if v := g.View(); v.CORS != nil && v.CORS.handle(ctx) {
+		if v := g.View(); v.CORS != nil && !isAdmin(&ctx.Request.Header) && v.CORS.handle(ctx) {
 			return
 		}
 		r.Handler(ctx)
@@ -302,7 +345,7 @@ func (g *Gateway) readyz(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	for _, b := range g.View().Table.Backends() {
-		if b.Healthy() && !b.Draining {
+		if b.Healthy() && !b.Drained() {
 			ctx.SetBodyString("ok\n")
 			return
 		}

@@ -25,6 +25,9 @@ func (x *Exchange) find(id string) *openai.Error {
 		x.call.Search = len(x.call.Pool.Backends()) > 1
 		return nil
 	}
+	if !x.owns(home) {
+		return openai.ResponseNotFound(id)
+	}
 	b := x.view.Table.Of(home.State)
 	if b == nil { // gone by a reload, or under another name
 		x.call.Search = true
@@ -46,7 +49,7 @@ func (x *Exchange) resolveStored(ctx *fasthttp.RequestCtx) *openai.Error {
 		return openai.ResponseNotFound(id)
 	}
 	pool := x.view.Table.Everything()
-	if home, ok := x.gateway.homes.Get(id); ok {
+	if home, ok := x.gateway.homes.Get(id); ok && x.owns(home) {
 		if r, ok := x.view.Table.Resolve(home.Model); ok {
 			pool = r.Pool
 		}
@@ -95,7 +98,9 @@ func (x *Exchange) settle() {
 	case x.endpoint.method == fasthttp.MethodDelete:
 		g.homes.Delete(x.stored)
 	case c.Search && x.stored != "":
-		g.homes.Put(x.stored, x.home())
+		home := x.home()
+		home.Owner = [8]byte{} // whose it is was forgotten
+		g.homes.Put(x.stored, home)
 	}
 	if x.endpoint.creates {
 		x.created, c.Tap = openai.ResponseID{}, x.learning
@@ -116,12 +121,22 @@ func (x *Exchange) learn(p []byte) {
 	}
 }
 
+// owns tells whether the one who asks may know of a response: another key's does
+// not exist. Of one whose home was forgotten the id is all there is to tell by,
+// and that is an engine's to make, and long.
+func (x *Exchange) owns(h route.Home) bool {
+	return h.Owner == [8]byte{} || h.Owner == x.caller.id
+}
+
 // maxHomeModel bounds the name of a model that is remembered, in bytes.
 const maxHomeModel = 256
 
 // home is where the call was answered.
 func (x *Exchange) home() route.Home {
 	h := route.Home{State: x.call.Backend.State, Model: x.asked}
+	if x.caller.key != nil {
+		h.Owner = x.caller.id
+	}
 	if len(h.Model) > maxHomeModel {
 		h.Model = ""
 	}

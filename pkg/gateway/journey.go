@@ -20,8 +20,11 @@ import (
 // serve is the first half of the journey, up to the certainty of an answer:
 //
 //	accept   one View and one pooled Exchange for the whole request
+//	identify key, address -> whose limits                   400, 401, 403
 //	parse    body -> model, stream                          400, 413, 415
+//	allow    key and model                                  403, 404
 //	resolve  model, surface -> name upstream, pool          400, 404
+//	admit    rates, tokens, quota, concurrency -> Ticket    429
 //	meter    asks for the usage, records the beginning      503
 //	open     pick, send, retry, fall back, first event      the engine's status, 429, 502, 503, 504
 //	relay    hands the Exchange on
@@ -39,23 +42,22 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx, e *endpoint, u *upload) {
 	if x.upload = u; u != nil && !u.began.IsZero() {
 		x.start = u.began
 	}
-	if err := x.parse(ctx); err != nil {
-		x.refuse(ctx, err)
-		return
-	}
-	if err := x.resolve(ctx); err != nil {
-		x.refuse(ctx, err)
-		return
-	}
-	if err := x.meterUsage(ctx); err != nil {
-		x.refuse(ctx, err)
-		return
+	for _, stage := range stages {
+		if err := stage(x, ctx); err != nil {
+			x.refuse(ctx, err)
+			return
+		}
 	}
 	if fail := x.open(ctx); fail != nil {
 		x.fail(ctx, fail)
 		return
 	}
 	x.relay(ctx)
+}
+
+// stages are what may refuse a request before a backend is asked.
+var stages = [...]func(*Exchange, *fasthttp.RequestCtx) *openai.Error{
+	(*Exchange).identify, (*Exchange).parse, (*Exchange).allow, (*Exchange).resolve, (*Exchange).admit, (*Exchange).meterUsage,
 }
 
 func (g *Gateway) accept(ctx *fasthttp.RequestCtx, e *endpoint) *Exchange {
@@ -228,6 +230,7 @@ func (x *Exchange) relay(ctx *fasthttp.RequestCtx) {
 	h := &ctx.Response.Header
 	h.SetStatusCode(x.status)
 	x.setHeader(h)
+	x.setLimits(h)
 	if ct := c.ContentType(); len(ct) > 0 {
 		h.SetContentTypeBytes(ct)
 	}
@@ -361,6 +364,8 @@ func (x *Exchange) finish() {
 	x.call.Close()
 	x.upload.close()
 	x.settleUsage()
-	x.account(time.Now())
+	now := time.Now()
+	x.ticket.Leave(now)
+	x.account(now)
 	x.gateway.recycle(x)
 }

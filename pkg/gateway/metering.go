@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/hex"
 	"time"
 	"unsafe"
@@ -17,8 +16,8 @@ import (
 	"github.com/llmproxy/llmproxy/pkg/usage"
 )
 
-// metering is what is kept of a request for the record of its usage. Without a
-// usage log there is none.
+// metering is what is kept of a request for the record of its usage. Where usage
+// is neither recorded nor limited there is none.
 type metering struct {
 	record events.Record
 	meter  usage.Meter
@@ -27,47 +26,75 @@ type metering struct {
 	parts  [8][]byte
 	asked  []byte   // holds record.Asked, which outlives the body
 	key    [16]byte // holds record.KeyID
-	body   int      // bytes
+	logged bool     // the log knows that it has begun
 	ended  bool
 }
 
-// SetUsage has the usage of requests recorded in l. Requests are refused while
-// it cannot be, unless allow says to let them pass unrecorded. It is called
-// before the server runs.
-func (g *Gateway) SetUsage(l *events.Log, allow bool) {
-	g.usage, g.allowUnrecorded = l, allow
-	g.meterings.New = func() any { return new(metering) }
+// Recording is how the usage of requests is recorded.
+type Recording struct {
+	Log *events.Log
+	// All has it recorded of every request; else only of those whose key has a
+	// quota, which must outlive the process.
+	All bool
+	// AllowUnrecorded lets requests pass while the log cannot be written. Without
+	// it they are refused.
+	AllowUnrecorded bool
+}
+
+// SetUsage has the usage of requests recorded. It is called before the server
+// runs.
+func (g *Gateway) SetUsage(r Recording) { g.recording = r }
+
+// records tells whether the request's usage is to be recorded.
+func (x *Exchange) records() bool {
+	r := &x.gateway.recording
+	if r.Log == nil || r.All || x.caller.key == nil {
+		return r.Log != nil && r.All
+	}
+	limit, _ := x.caller.ring.Quota(x.caller.key)
+	return limit > 0
 }
 
 // meterUsage has the engine report what the request uses, and records that it
 // begins.
 func (x *Exchange) meterUsage(ctx *fasthttp.RequestCtx) *openai.Error {
 	g, e, c := x.gateway, x.endpoint, x.call
-	if g.usage == nil || e.stored {
+	logged := x.records()
+	if e.stored || !logged && !x.ticket.Valid() {
 		return nil
 	}
 	m := g.meterings.Get().(*metering)
 	m.asked = append(m.asked[:0], x.request.Model...)
 	m.record = events.Record{
-		Asked: text(m.asked), Served: c.Model, Endpoint: e.path, KeyID: m.identify(ctx),
+		Asked: text(m.asked), Served: c.Model, Endpoint: e.path, KeyID: m.keyID(&x.caller),
 		Streamed: x.wantsStream(), Started: x.start,
+	}
+	if key := x.caller.key; key != nil {
+		m.record.Name, m.record.UserID = key.Name, key.UserID
+	}
+	if x.term != nil {
+		m.record.Period = max(1, x.term.Start) // 0 would be none
 	}
 	if c.Model == x.request.Model {
 		m.record.Served = m.record.Asked // c.Model is of the body
 	}
 	_, _ = hex.Decode(m.record.ID[:], x.id[:])
 	m.meter.Reset(e.kind)
-	m.body, m.ended, m.take = promptBytes(ctx.Request.Body()), false, usage.Take{}
-	switch {
-	case g.usage.Start(&m.record):
-		x.metering = m
-		x.askUsage(m, ctx.Request.Body()) // the parts of the body are m's from here on
-	case g.allowUnrecorded:
-		g.meterings.Put(m)
+	m.logged, m.ended, m.take = logged, false, usage.Take{}
+	if logged && !g.recording.Log.Start(&m.record) {
+		if !g.recording.AllowUnrecorded {
+			g.meterings.Put(m)
+			return openai.Unavailable("", time.Second)
+		}
+		m.logged = false
 		g.stats.Unrecorded.Inc()
-	default:
-		g.meterings.Put(m)
-		return openai.Unavailable("", time.Second)
+	}
+	x.metering = m
+	if x.promptBytes == 0 {
+		x.promptBytes = promptBytes(ctx.Request.Body())
+	}
+	if x.ticket.Valid() || m.logged {
+		x.askUsage(m, ctx.Request.Body()) // the parts of the body are m's from here on
 	}
 	return nil
 }
@@ -90,18 +117,12 @@ func (x *Exchange) askUsage(m *metering, body []byte) {
 	}
 }
 
-// identify stands for a client that no key names: by a hash of what it sent.
-func (m *metering) identify(ctx *fasthttp.RequestCtx) string {
-	h := &ctx.Request.Header
-	bearer := h.Peek(fasthttp.HeaderAuthorization)
-	if len(bearer) == 0 {
-		bearer = h.Peek("X-Api-Key")
-	}
-	if len(bearer) == 0 {
+// keyID stands for who asks: "" without a key or token.
+func (m *metering) keyID(i *caller) string {
+	if !i.token {
 		return ""
 	}
-	sum := sha256.Sum256(bearer)
-	hex.Encode(m.key[:], sum[:len(m.key)/2])
+	hex.Encode(m.key[:], i.id[:])
 	return text(m.key[:])
 }
 
@@ -136,8 +157,12 @@ func (x *Exchange) watchUsage() {
 // end it go to the client: what the client has seen end is recorded.
 func (x *Exchange) report(final bool) {
 	if !final {
-		x.fill(time.Now())
-		x.gateway.usage.Mark(&x.metering.record)
+		now := time.Now()
+		x.fill(now)
+		if x.metering.logged {
+			x.gateway.recording.Log.Mark(&x.metering.record)
+		}
+		x.ticket.Charge(now, x.metering.record.Completion)
 		return
 	}
 	outcome := events.Complete
@@ -162,7 +187,9 @@ func (x *Exchange) settleUsage() {
 	}
 	switch c := x.call; {
 	case !c.Sent():
-		x.gateway.usage.Void(&m.record)
+		if m.logged {
+			x.gateway.recording.Log.Void(&m.record)
+		}
 	case x.status == 0: // a panic
 		x.endUsage(events.UpstreamFailed, fasthttp.StatusInternalServerError)
 	case c.Interrupted() == forward.ShuttingDown:
@@ -184,9 +211,18 @@ func (x *Exchange) endUsage(outcome events.Outcome, status int) {
 		return
 	}
 	m.ended = true
-	x.fill(time.Now())
-	m.record.Outcome, m.record.Status = outcome, status
-	x.gateway.usage.End(&m.record)
+	now := time.Now()
+	x.fill(now)
+	r := &m.record
+	r.Outcome, r.Status = outcome, status
+	if m.logged {
+		x.gateway.recording.Log.End(r)
+	}
+	if x.model != nil && !r.Estimated {
+		x.model.Learn(x.promptBytes, r.Prompt)
+	}
+	// The client may ask again as soon as it has the end.
+	x.settleTicket(r.Total, r.Completion, now)
 }
 
 // bytesPerToken is what a token of a prompt has, about, where the engine does not
@@ -246,7 +282,7 @@ func (x *Exchange) fill(now time.Time) {
 		return
 	}
 	if !found {
-		r.Prompt = int64((m.body + bytesPerToken - 1) / bytesPerToken)
+		r.Prompt = int64((x.promptBytes + bytesPerToken - 1) / bytesPerToken)
 	}
 	r.Completion = max(r.Completion, m.meter.Tokens())
 	r.Total = r.Prompt + r.Completion

@@ -135,20 +135,43 @@ func (c card) id() string {
 func (g *Gateway) listModels(ctx *fasthttp.RequestCtx) {
 	x := g.accept(ctx, nil)
 	defer x.finish()
+	if err := x.identify(ctx); err != nil {
+		x.refuse(ctx, err)
+		return
+	}
 	x.answer(ctx, struct {
 		Object string `json:"object"`
 		Data   []card `json:"data"`
-	}{"list", x.view.Models.current()})
+	}{"list", x.usable(x.view.Models.current())})
+}
+
+// usable are those of the models that the key may use.
+func (x *Exchange) usable(all []card) []card {
+	ring, key := x.caller.ring, x.caller.key
+	if key == nil || !ring.HasModels(key) {
+		return all
+	}
+	usable := []card{} // not nil, which would be null to the client
+	for _, c := range all {
+		if ring.MayUse(key, c.id()) {
+			usable = append(usable, c)
+		}
+	}
+	return usable
 }
 
 func (g *Gateway) oneModel(ctx *fasthttp.RequestCtx) {
 	x := g.accept(ctx, nil)
 	defer x.finish()
+	if err := x.identify(ctx); err != nil {
+		x.refuse(ctx, err)
+		return
+	}
 	id, _ := ctx.UserValue("id").(string)
 	if name, err := url.PathUnescape(id); err == nil {
 		id = name // the SDKs escape the slash in a name; the router matches raw paths
 	}
-	for _, c := range x.view.Models.current() {
+	for _, c := range x.usable(x.view.Models.current()) {
 		if c.id() == id {
 			x.answer(ctx, c)
 			return

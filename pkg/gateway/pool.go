@@ -3,6 +3,7 @@ package gateway
 import (
 	"sync/atomic"
 
+	"github.com/llmproxy/llmproxy/pkg/admit"
 	"github.com/llmproxy/llmproxy/pkg/route"
 	"github.com/llmproxy/llmproxy/pkg/stats"
 	"github.com/llmproxy/llmproxy/pkg/usage"
@@ -16,7 +17,8 @@ type poolInfo struct {
 	// How they speak of usage, OpenAI's way when they differ.
 	chat, completions usage.Style
 
-	series atomic.Pointer[stats.Table]
+	series  atomic.Pointer[stats.Table]
+	prompts atomic.Pointer[admit.Model]
 }
 
 // maxPools bounds the pools remembered: which models match which globs at once
@@ -62,4 +64,14 @@ func (i *poolInfo) table(set *stats.Set) *stats.Table {
 		}
 	}
 	return t
+}
+
+// model returns what is learnt of the prompts of the pool's model.
+func (i *poolInfo) model(g *admit.Gate) *admit.Model {
+	m := i.prompts.Load()
+	if m == nil {
+		m = g.Model(i.label)
+		i.prompts.Store(m)
+	}
+	return m
 }

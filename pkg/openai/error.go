@@ -15,10 +15,11 @@ import (
 type Error struct {
 	Status     int           // HTTP status
 	Message    string        // one or two sentences
-	Type       string        // "invalid_request_error", "rate_limit_error" or "server_error" when it is ours
+	Type       string        // when it is ours "invalid_request_error", "server_error", or what there was too much of
 	Param      string        // the request field at fault; "" is sent as null
 	Code       string        // stable and machine-readable; "" is sent as null
 	RetryAfter time.Duration // for the Retry-After header; 0 sends none
+	Final      bool          // trying again is of no use: x-should-retry, which OpenAI's and Anthropic's SDKs know
 }
 
 // Error makes *Error an error; the text is for logs.

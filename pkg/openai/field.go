@@ -21,7 +21,9 @@ const (
 	fieldStreamOptions
 	fieldPreviousResponseID
 	fieldParameters
+	fieldN
 	fieldMaxNewTokens
+	fieldMaxOutputTokens
 	fieldMaxTokens
 	fieldMaxCompletionTokens
 )
@@ -32,7 +34,9 @@ var fieldNames = [...]string{
 	fieldStreamOptions:       "stream_options",
 	fieldPreviousResponseID:  "previous_response_id",
 	fieldParameters:          "parameters",
+	fieldN:                   "n",
 	fieldMaxNewTokens:        "max_new_tokens",
+	fieldMaxOutputTokens:     "max_output_tokens",
 	fieldMaxTokens:           "max_tokens",
 	fieldMaxCompletionTokens: "max_completion_tokens",
 }
@@ -82,10 +86,10 @@ func (s *scanner) field(quoted []byte, in scope) (field, bool) {
 	return fieldNone, true
 }
 
-// mayBeField spares most names the comparisons: fields begin with m, p or s, in
+// mayBeField spares most names the comparisons: fields begin with m, n, p or s, in
 // either case, or with U+017F, which folds to s.
 func mayBeField(c byte) bool {
-	return c|0x20 == 'm' || c|0x20 == 'p' || c|0x20 == 's' || c == 0xC5
+	return c|0x20 == 'm' || c|0x20 == 'n' || c|0x20 == 'p' || c|0x20 == 's' || c == 0xC5
 }
 
 // take keeps the value of a field.
@@ -104,7 +108,11 @@ func (s *scanner) take(f field, at Span) bool {
 		r.StreamOptionsSpan = at
 	case fieldPreviousResponseID:
 		return s.takePrevious(v)
-	case fieldMaxNewTokens, fieldMaxTokens, fieldMaxCompletionTokens:
+	case fieldN:
+		if n, err := strconv.ParseInt(unsafe.String(&v[0], len(v)), 10, 64); err == nil {
+			r.N = max(n, 1) // what is no number the engine refuses
+		}
+	case fieldMaxNewTokens, fieldMaxOutputTokens, fieldMaxTokens, fieldMaxCompletionTokens:
 		return s.takeTokens(f, at)
 	}
 	return true
@@ -157,7 +165,11 @@ func (s *scanner) takeTokens(f field, at Span) bool {
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
 		x, err := strconv.ParseFloat(text, 64)
-		if err != nil || x != math.Trunc(x) || math.Abs(x) >= 1<<53 {
+		switch {
+		case err == nil && x == math.Trunc(x) && math.Abs(x) < 1<<53:
+		case f == fieldMaxOutputTokens:
+			return true // the engine tells what is wrong in the words of its API
+		default:
 			return s.fail(f.String(), "\""+f.String()+"\" must be an integer")
 		}
 		n = int64(x)

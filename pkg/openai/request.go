@@ -15,10 +15,14 @@ type Request struct {
 
 	StreamSpan, StreamOptionsSpan, MaxTokensSpan Span
 
-	// MaxTokens is max_completion_tokens, else max_tokens, else TGI's
-	// parameters.max_new_tokens; -1 when none of them is there or it is null or
-	// negative (llama.cpp's "no limit"). MaxTokensSpan is the one it came from.
+	// MaxTokens is max_completion_tokens, else max_tokens, else the Responses API's
+	// max_output_tokens, else TGI's parameters.max_new_tokens; -1 when none of them
+	// is there or it is null or negative (llama.cpp's "no limit"). MaxTokensSpan is
+	// the one it came from.
 	MaxTokens int64
+
+	// N is how many answers are asked for, at least 1.
+	N int64
 
 	// PreviousResponseID is previous_response_id, decoded: the response that this one
 	// continues, at most 512 bytes; "" when absent or null.
@@ -48,7 +52,7 @@ func (e *SyntaxError) Error() string {
 
 // Reset forgets the request and keeps the memory of its own.
 func (r *Request) Reset() {
-	*r = Request{MaxTokens: -1, decoded: reuse(r.decoded), quoted: reuse(r.quoted)}
+	*r = Request{MaxTokens: -1, N: 1, decoded: reuse(r.decoded), quoted: reuse(r.quoted)}
 }
 
 // Parse reads body, validates all of it as JSON (RFC 8259, in valid UTF-8, nested

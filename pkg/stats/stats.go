@@ -61,6 +61,9 @@ type Set struct {
 	// Unrecorded counts requests that passed although their usage could not be
 	// recorded.
 	Unrecorded *metrics.Counter
+	// Limited counts requests that a limit refused, by pkg/admit's number of it.
+	Limited      []*metrics.Counter
+	authFailures [nAuthFailures]*metrics.Counter
 	// Panics counts requests that ended in a panic of ours.
 	Panics *metrics.Counter
 	// Retries counts attempts after the first; RetriesDenied those that the
@@ -71,6 +74,41 @@ type Set struct {
 
 	reloads, reloadFails *metrics.Counter
 	reloadOK, reloadTime *metrics.Gauge
+}
+
+// AuthFailure is why a request was not let in.
+type AuthFailure int
+
+// The reasons. Clients are told less.
+const (
+	NoKey AuthFailure = iota
+	UnknownKey
+	MistypedKey // its checksum is wrong
+	DisabledKey
+	ExpiredKey
+	AmbiguousKey // two headers, two keys
+	AddressNotAllowed
+	ModelNotAllowed
+	AdminToken // not the one of the admin API
+	nAuthFailures
+)
+
+var authFailureNames = [nAuthFailures]string{
+	"no_key", "unknown_key", "mistyped_key", "disabled_key", "expired_key", "ambiguous_key", "address_not_allowed", "model_not_allowed", "admin_token",
+}
+
+// AuthFailed counts one.
+func (s *Set) AuthFailed(why AuthFailure) { s.authFailures[why].Inc() }
+
+// Limits makes the counters of the limits of these names; Limited has them in
+// this order. An empty name has none.
+func (s *Set) Limits(names ...string) {
+	s.Limited = make([]*metrics.Counter, len(names))
+	for i, name := range names {
+		if name != "" {
+			s.Limited[i] = s.set.GetOrCreateCounter(fmt.Sprintf(`llmproxy_rate_limited_total{limit=%q}`, name))
+		}
+	}
 }
 
 // Phase is where in its journey a request was.
@@ -94,6 +132,9 @@ func New(version, goVersion string) *Set {
 	}
 	s.LogDropped = ms.NewCounter(`llmproxy_access_log_dropped_total`)
 	s.Unrecorded = ms.NewCounter(`llmproxy_usage_unrecorded_requests_total`)
+	for f := range s.authFailures {
+		s.authFailures[f] = ms.NewCounter(fmt.Sprintf(`llmproxy_auth_failures_total{reason=%q}`, authFailureNames[f]))
+	}
 	s.Panics = ms.NewCounter(`llmproxy_panics_total`)
 	s.Retries = ms.NewCounter(`llmproxy_retries_total`)
 	s.RetriesDenied = ms.NewCounter(`llmproxy_retries_denied_total`)

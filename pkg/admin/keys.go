@@ -1,0 +1,194 @@
+package admin
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/llmproxy/llmproxy/pkg/admit"
+	"github.com/llmproxy/llmproxy/pkg/auth"
+	"github.com/llmproxy/llmproxy/pkg/keystore"
+	"github.com/llmproxy/llmproxy/pkg/openai"
+)
+
+// usedKey is a key with what it has used.
+type usedKey struct {
+	keystore.Public
+	Use admit.Use `json:"use"`
+}
+
+// madeKey is a key as it is shown once, to who made it.
+type madeKey struct {
+	Key string `json:"key"`
+	keystore.Public
+}
+
+func (a *API) createKey(c *call) *openai.Error {
+	spec, err := keystore.ParseSpec(c.body)
+	if err != nil {
+		return badSpec(err)
+	}
+	secret, err := auth.Mint()
+	if err != nil {
+		return a.broken(c, "create_key", err, "key_not_made", "No key was made.")
+	}
+	k, err := spec.Apply(auth.Key{Hash: auth.Hash(secret), Last4: secret[len(secret)-4:]})
+	if err != nil {
+		return badSpec(err)
+	}
+	if fault := a.keep(c, k); fault != nil {
+		return fault
+	}
+	a.audit(c, "create_key", "id", k.ID().String(), "name", k.Name, "fields", fields(c.body))
+	c.ctx.Response.Header.Set(fasthttp.HeaderLocation, "/admin/api-keys/"+k.ID().String())
+	return c.write(http.StatusCreated, madeKey{Key: secret, Public: keystore.View(k)})
+}
+
+// keep stores a key and puts it in force. One that cannot be put in force is taken
+// out again: nobody has it.
+func (a *API) keep(c *call, k *auth.Key) *openai.Error {
+	a.changes.Lock()
+	defer a.changes.Unlock()
+	if err := a.o.Store.Add(k); err != nil {
+		return a.notStored(c, "create_key", k.ID(), err)
+	}
+	if err := a.o.Changed(); err != nil {
+		_, undone := a.o.Store.Remove(k.ID())
+		return a.broken(c, "create_key", errors.Join(err, undone), "keys_not_in_force", "The key was not made.", "id", k.ID().String())
+	}
+	return nil
+}
+
+func (a *API) showKey(c *call) *openai.Error {
+	k, fault := a.named(c)
+	if fault != nil {
+		return fault
+	}
+	return c.write(http.StatusOK, a.withUse(k))
+}
+
+func (a *API) withUse(k *auth.Key) usedKey {
+	return usedKey{Public: keystore.View(k), Use: a.o.Use(k)}
+}
+
+func (a *API) patchKey(c *call) *openai.Error {
+	spec, err := keystore.ParseSpec(c.body)
+	if err != nil {
+		return badSpec(err)
+	}
+	k, fault := a.change(c, "change_key", func(id auth.ID) (*auth.Key, error) {
+		return a.o.Store.Replace(id, func(k auth.Key) (*auth.Key, error) { return spec.Apply(k) })
+	})
+	if fault != nil {
+		return fault
+	}
+	a.audit(c, "change_key", "id", k.ID().String(), "name", k.Name, "fields", fields(c.body))
+	return c.write(http.StatusOK, keystore.View(k))
+}
+
+func (a *API) deleteKey(c *call) *openai.Error {
+	k, fault := a.change(c, "delete_key", a.o.Store.Remove)
+	if fault != nil {
+		return fault
+	}
+	a.audit(c, "delete_key", "id", k.ID().String(), "name", k.Name)
+	c.ctx.SetStatusCode(http.StatusNoContent)
+	return nil
+}
+
+// change does something to a stored key and puts it in force. A key that is in the
+// store but not in force yet, because another process has just made it, is found; so
+// is one the other way round, whose removal could not be put in force.
+func (a *API) change(c *call, action string, do func(auth.ID) (*auth.Key, error)) (*auth.Key, *openai.Error) {
+	id, ok := keyID(c.arg)
+	if !ok {
+		return nil, keyNotFound(c.arg)
+	}
+	a.changes.Lock()
+	defer a.changes.Unlock()
+	known, inForce := a.o.Keyring().Get(id)
+	if inForce && known.Source == auth.Configured {
+		return nil, refusal(http.StatusConflict, "", "key_is_configured",
+			"This key is in the configuration file. Change it there, under api_keys; the gateway reads the file again by itself.")
+	}
+	k, err := do(id)
+	if err == nil || inForce && errors.Is(err, keystore.ErrNotFound) {
+		if err := a.o.Changed(); err != nil {
+			return nil, a.broken(c, action, err, "keys_not_in_force",
+				"The change is in the keys file, but NOT in force: the key works as before. Send the request again when the cause is mended.",
+				"id", id.String())
+		}
+	}
+	if err != nil {
+		return nil, a.notStored(c, action, id, err)
+	}
+	return k, nil
+}
+
+func (a *API) resetQuota(c *call) *openai.Error {
+	k, fault := a.named(c)
+	if fault != nil {
+		return fault
+	}
+	a.changes.Lock()
+	err := a.o.Reset(k.ID())
+	a.changes.Unlock()
+	if err != nil {
+		return a.broken(c, "reset_quota", err, "quota_not_reset", "Send the request again when the cause is mended.", "id", k.ID().String())
+	}
+	a.audit(c, "reset_quota", "id", k.ID().String(), "name", k.Name)
+	return c.write(http.StatusOK, a.withUse(k))
+}
+
+// named returns the key in force that the path names.
+func (a *API) named(c *call) (*auth.Key, *openai.Error) {
+	if id, ok := keyID(c.arg); ok {
+		if k, ok := a.o.Keyring().Get(id); ok {
+			return k, nil
+		}
+	}
+	return nil, keyNotFound(c.arg)
+}
+
+// keyID reads an id in its one spelling.
+func keyID(s string) (auth.ID, bool) {
+	id, err := auth.ParseID(s)
+	return id, err == nil && id.String() == s
+}
+
+// fields are the names in the body, which its parser knows, for the log.
+func fields(body []byte) []string {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(body, &object); err != nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(object))
+}
+
+func keyNotFound(id string) *openai.Error {
+	return refusal(http.StatusNotFound, "", "key_not_found",
+		"There is no key "+quote(id)+". GET /admin/api-keys lists them with their ids.")
+}
+
+func badSpec(err error) *openai.Error {
+	if bad, ok := errors.AsType[*keystore.SpecError](err); ok {
+		return openai.BadRequest(bad.Field, bad.Message)
+	}
+	return openai.BadRequest("", err.Error())
+}
+
+// notStored is why a change of the keys file failed.
+func (a *API) notStored(c *call, action string, id auth.ID, err error) *openai.Error {
+	if errors.Is(err, keystore.ErrNotFound) {
+		return keyNotFound(id.String())
+	}
+	if bad, ok := errors.AsType[*keystore.SpecError](err); ok {
+		return openai.BadRequest(bad.Field, bad.Message)
+	}
+	return a.broken(c, action, err, "keys_not_stored",
+		"Look at "+a.o.Store.Path()+" and the disk that it is on, then send the request again.", "id", id.String())
+}

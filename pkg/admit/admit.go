@@ -1,0 +1,306 @@
+// Package admit decides whether a request may go on: it takes all that the
+// request is limited by, or nothing. What was taken is a Ticket, which is given
+// back however the request ends.
+//
+// Nothing here waits, locks or allocates for a client that is known.
+package admit
+
+import (
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
+
+	"github.com/llmproxy/llmproxy/pkg/limit"
+	"github.com/llmproxy/llmproxy/pkg/quota"
+)
+
+// Limit is what a request was refused by.
+type Limit uint8
+
+// The limits, in the order in which they are taken.
+const (
+	None Limit = iota
+	Concurrent
+	Tokens
+	Quota
+	PerSecond
+	PerMinute
+	Global
+	NLimits
+)
+
+var limitNames = [NLimits]string{
+	"", "max_concurrent", "tokens_per_minute", "total_quota", "requests_per_second", "requests_per_minute", "global",
+}
+
+// String is the limit's name in the configuration.
+func (l Limit) String() string { return limitNames[l] }
+
+// Identity is whose limits they are: the beginning of a hash that clients cannot
+// choose.
+type Identity [16]byte
+
+// LimitNames are the names of all limits, in their order.
+func LimitNames() []string { return limitNames[:] }
+
+// Request is what a request wants to take.
+type Request struct {
+	Who Identity
+	// Known says that Who is a key's, of which there are only so many; others are
+	// kept in a table of a fixed size.
+	Known  bool
+	Now    time.Time
+	Limits *limit.Limits
+	Global limit.Rate
+	Wall   time.Time   // by which terms begin and end
+	Term   *quota.Term // nil: no account
+	Quota  int64       // tokens in the term, 0: no limit
+	Prompt int64       // tokens, estimated
+	Output int64       // tokens at most, by the request's own word; -1: not said
+}
+
+// Refusal is why a request cannot go on, and when it could.
+type Refusal struct {
+	Limit Limit
+	// Wait is the time until the request would pass if no other came; for
+	// Concurrent, and for a Quota that requests under way hold, a guess.
+	Wait time.Duration
+	// Exhausted says of Quota that what was used leaves no room: waiting for
+	// requests under way does not help. Wait is until the term ends.
+	Exhausted bool
+	// Tokens is what the request would have reserved.
+	Tokens int64
+}
+
+// state is what is known of one identity.
+type state struct {
+	slots     limit.Slots // also tells whether the state was forgotten
+	perSecond limit.Bucket
+	perMinute limit.Bucket
+	tokens    limit.Tokens
+	answers   average // output tokens
+}
+
+func (s *state) idle(now int64) bool {
+	return s.slots.Len() == 0 && s.perSecond.Idle(now) && s.perMinute.Idle(now) && s.tokens.Idle(now)
+}
+
+// Gate is where requests enter. Its methods are safe for concurrent use.
+type Gate struct {
+	epoch  time.Time
+	global limit.Bucket
+	states *xsync.Map[Identity, *state]
+
+	size     int              // of the table for those that are not known
+	overflow [overflows]state // shared by those for whom it has no room
+	swept    atomic.Int64     // when the table was last swept because it was full
+
+	answers average // of all
+	models  *xsync.Map[string, *Model]
+}
+
+const (
+	// DefaultSize bounds the clients without a key that are told apart, about 200
+	// bytes each. Beyond it strangers share a few states.
+	DefaultSize = 1 << 17
+	overflows   = 64
+	// sweepEvery is how often a full table is looked through for idle states.
+	sweepEvery = int64(100 * time.Millisecond)
+	// maxModels bounds the models whose prompts are learnt about.
+	maxModels = 4096
+)
+
+// New returns a gate whose clock begins at now. size is DefaultSize when 0.
+func New(now time.Time, size int) *Gate {
+	if size == 0 {
+		size = DefaultSize
+	}
+	return &Gate{
+		epoch: now, size: size,
+		states: xsync.NewMap[Identity, *state](),
+		models: xsync.NewMap[string, *Model](),
+	}
+}
+
+// clock is t on the gate's clock, which begins at 1 and follows the monotonic
+// reading of t.
+func (g *Gate) clock(t time.Time) int64 { return max(1, int64(t.Sub(g.epoch))+1) }
+
+// Enter takes everything that r wants, or nothing, and then says why. t must be
+// zero; it holds what was taken until Leave.
+func (g *Gate) Enter(t *Ticket, r *Request) (Refusal, bool) {
+	now := g.clock(r.Now)
+	s, entered := g.enter(r, now)
+	a := attempt{state: s, now: now, entered: entered}
+	if !entered {
+		a.refuse(Concurrent, slotWait)
+	}
+	a.tokens = r.Prompt + g.output(s, r.Output)
+	a.take(r)
+	if a.by == None && r.Global.Limited() {
+		if wait := g.global.Take(now, r.Global, 1); wait > 0 {
+			a.refuse(Global, wait)
+		}
+	}
+	if a.by != None {
+		a.undo(r)
+		return Refusal{Limit: a.by, Wait: a.wait, Exhausted: a.exhausted, Tokens: a.tokens}, false
+	}
+	*t = Ticket{gate: g, state: s, limits: r.Limits, term: r.Term, held: a.held, quotaHeld: a.quotaHeld}
+	return Refusal{}, true
+}
+
+// slotWait is what a client is told to wait for a slot: nobody knows when a
+// request ends.
+const slotWait = time.Second
+
+// enter finds the state of r's identity and takes a slot of it.
+func (g *Gate) enter(r *Request, now int64) (*state, bool) {
+	for {
+		s := g.find(r.Who, r.Known, now)
+		ok, retired := s.slots.Enter(r.Limits.Concurrent)
+		if !retired {
+			return s, ok
+		}
+		runtime.Gosched() // it is being forgotten at this moment
+	}
+}
+
+// find returns the state of an identity, a new one when there is none.
+func (g *Gate) find(who Identity, known bool, now int64) *state {
+	if s, ok := g.states.Load(who); ok {
+		return s
+	}
+	if !known && g.states.Size() >= g.size && !g.sweepFull(now) {
+		return &g.overflow[who[0]%overflows]
+	}
+	s, _ := g.states.LoadOrStore(who, new(state))
+	return s
+}
+
+// attempt is one try to take everything.
+type attempt struct {
+	state *state
+	now   int64
+	// What was taken.
+	entered, second, minute, quota bool
+	tokens, held, quotaHeld        int64
+	// The limit that is reached for the longest time.
+	by        Limit
+	wait      time.Duration
+	exhausted bool
+}
+
+func (a *attempt) refuse(by Limit, wait time.Duration) {
+	if a.by == None || wait > a.wait {
+		a.by, a.wait = by, wait
+	}
+}
+
+// take tries every limit of the key, also behind one that is reached: the client
+// is told of the one that holds it longest.
+func (a *attempt) take(r *Request) {
+	s, l := a.state, r.Limits
+	if l.Tokens.Limited() {
+		held, wait := s.tokens.Reserve(a.now, l.Tokens, a.tokens)
+		if a.held = held; wait > 0 {
+			a.refuse(Tokens, wait)
+		}
+	}
+	if r.Term != nil {
+		a.takeQuota(r)
+	}
+	if l.PerSecond.Limited() {
+		wait := s.perSecond.Take(a.now, l.PerSecond, 1)
+		if a.second = wait == 0; !a.second {
+			a.refuse(PerSecond, wait)
+		}
+	}
+	if l.PerMinute.Limited() {
+		wait := s.perMinute.Take(a.now, l.PerMinute, 1)
+		if a.minute = wait == 0; !a.minute {
+			a.refuse(PerMinute, wait)
+		}
+	}
+}
+
+func (a *attempt) takeQuota(r *Request) {
+	if a.quota = r.Term.Reserve(a.tokens, r.Quota); a.quota {
+		a.quotaHeld = r.Term.Held(a.tokens, r.Quota)
+		return
+	}
+	wait := slotWait
+	if r.Term.Used()+min(a.tokens, r.Quota) > r.Quota {
+		a.exhausted = true
+		wait = time.Unix(0, r.Term.End).Sub(r.Wall)
+	}
+	a.refuse(Quota, wait)
+	a.exhausted = a.exhausted && a.by == Quota
+}
+
+// undo gives back what was taken.
+func (a *attempt) undo(r *Request) {
+	s, l := a.state, r.Limits
+	if a.minute {
+		s.perMinute.Return(a.now, a.now, l.PerMinute, 1)
+	}
+	if a.second {
+		s.perSecond.Return(a.now, a.now, l.PerSecond, 1)
+	}
+	if a.quota {
+		r.Term.Settle(a.quotaHeld, 0)
+	}
+	if a.held > 0 {
+		s.tokens.Charge(a.now, l.Tokens, 0, a.held)
+	}
+	if a.entered {
+		s.slots.Leave()
+	}
+}
+
+// Pass takes what a request without limits of its own needs of the global one,
+// and otherwise returns how long to wait.
+func (g *Gate) Pass(at time.Time, global limit.Rate) (wait time.Duration) {
+	if !global.Limited() {
+		return 0
+	}
+	return g.global.Take(g.clock(at), global, 1)
+}
+
+// Sweep forgets the identities that are idle: a new state would be no different.
+// It is called now and then.
+func (g *Gate) Sweep(at time.Time) { g.sweep(g.clock(at)) }
+
+func (g *Gate) sweep(now int64) {
+	g.states.Range(func(who Identity, s *state) bool {
+		if !s.idle(now) || !s.slots.Retire() {
+			return true
+		}
+		if !s.idle(now) { // somebody was here in between
+			s.slots.Revive()
+			return true
+		}
+		g.states.Compute(who, func(old *state, loaded bool) (*state, xsync.ComputeOp) {
+			if loaded && old == s {
+				return nil, xsync.DeleteOp
+			}
+			return old, xsync.CancelOp
+		})
+		return true
+	})
+}
+
+// sweepFull makes room in a full table, not more often than is worth it.
+func (g *Gate) sweepFull(now int64) bool {
+	last := g.swept.Load()
+	if now-last < sweepEvery || !g.swept.CompareAndSwap(last, now) {
+		return false
+	}
+	g.sweep(now)
+	return g.states.Size() < g.size
+}
+
+// Len is the number of identities that are told apart at the moment.
+func (g *Gate) Len() int { return g.states.Size() }

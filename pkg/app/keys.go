@@ -1,0 +1,228 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/llmproxy/llmproxy/pkg/auth"
+	"github.com/llmproxy/llmproxy/pkg/config"
+	"github.com/llmproxy/llmproxy/pkg/gateway"
+	"github.com/llmproxy/llmproxy/pkg/keystore"
+	"github.com/llmproxy/llmproxy/pkg/limit"
+	"github.com/llmproxy/llmproxy/pkg/quota"
+	"github.com/llmproxy/llmproxy/pkg/stats"
+)
+
+// keys are those of the configuration and those made at run time, together the
+// gateway's Keyring.
+type keys struct {
+	store   *keystore.Store
+	gateway *gateway.Gateway
+	log     *slog.Logger
+	asked   bool                         // clients are asked for a key
+	ring    atomic.Pointer[auth.Keyring] // all keys
+
+	mu       sync.Mutex // guards what follows, and that rings are put in force in order
+	given    []*auth.Key
+	defaults auth.Defaults
+	shadowed map[auth.ID]bool // stored keys that the configuration has too, of which the log knows
+
+	unreadable atomic.Bool // the keys file is not what is in force
+	stop       context.CancelFunc
+}
+
+// openKeys reads the keys; nil where nobody is asked for one, nor can make one.
+func openKeys(c *config.Config, g *gateway.Gateway, o Options) (*keys, error) {
+	if !c.Auth.Enabled && c.Admin.Token == "" {
+		return nil, nil
+	}
+	store, err := keystore.Open(c.DataDir, o.wallClock())
+	if err != nil {
+		return nil, err
+	}
+	k := &keys{store: store, gateway: g, log: o.Log, asked: c.Auth.Enabled, shadowed: map[auth.ID]bool{}}
+	if err := k.use(c); err != nil {
+		return nil, err
+	}
+	var ctx context.Context
+	ctx, k.stop = context.WithCancel(context.Background())
+	if err := WatchFile(ctx, store.Path(), o.Log, k.reload); err != nil {
+		o.Log.Warn("cannot watch the keys file; SIGHUP still works", "file", store.Path(), "error", err)
+	}
+	return k, nil
+}
+
+// use puts the keys of a configuration in force, with those of the store.
+func (k *keys) use(c *config.Config) error {
+	given, err := configured(c)
+	if err != nil {
+		return err
+	}
+	period, err := quota.ParsePeriod(c.Auth.Defaults.QuotaResetPeriod)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	before, defaults := k.given, k.defaults
+	k.given = given
+	k.defaults = auth.Defaults{
+		Quota: c.Auth.Defaults.TotalQuota, Period: period, Mapping: c.Routing.ModelMapping,
+		Models: c.Auth.Defaults.AllowedModels, Addresses: c.Auth.Defaults.AllowedIPs,
+	}
+	if c.RateLimit.Enabled {
+		k.defaults.Limits = own(c.RateLimit.PerKey)
+	}
+	if err := k.apply(); err != nil {
+		k.given, k.defaults = before, defaults
+		return err
+	}
+	return nil
+}
+
+// changed puts the keys of the store in force.
+func (k *keys) changed() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.apply()
+}
+
+// apply builds the ring. A key that stands in both places is the configuration's.
+func (k *keys) apply() error {
+	stored := k.store.Keys()
+	all := make([]*auth.Key, 0, len(k.given)+len(stored))
+	all = append(all, k.given...)
+	here := make(map[auth.ID]bool, len(k.given))
+	for _, key := range k.given {
+		here[key.ID()] = true
+	}
+	for _, key := range stored {
+		id := key.ID()
+		if !here[id] {
+			all = append(all, key)
+			continue
+		}
+		if !k.shadowed[id] {
+			k.shadowed[id] = true
+			k.log.Warn("a key stands in the configuration and in the keys file; the configuration's holds", "key_id", id, "file", k.store.Path())
+		}
+	}
+	ring, err := auth.NewKeyring(all, k.defaults)
+	if err != nil {
+		return err
+	}
+	k.ring.Store(ring)
+	if k.asked {
+		k.gateway.SetKeys(ring)
+	}
+	return nil
+}
+
+// reload takes over the keys file after somebody has written it.
+func (k *keys) reload() {
+	changed, err := k.store.Reload()
+	if err == nil && changed {
+		err = k.changed()
+	}
+	if err != nil {
+		k.unreadable.Store(true)
+		k.log.Error("the keys file was not taken over; the keys before stay in force", "file", k.store.Path(), "error", err)
+		return
+	}
+	k.unreadable.Store(false)
+	if changed {
+		k.log.Info("keys file taken over", "file", k.store.Path(), "keys", len(k.store.Keys()))
+	}
+}
+
+func (k *keys) close() { k.stop() }
+
+// register shows the keys in the metrics.
+func (k *keys) register(s *stats.Set) {
+	for source, of := range map[string]auth.Source{"config": auth.Configured, "file": auth.Stored} {
+		s.Gauge(fmt.Sprintf("llmproxy_keys{source=%q}", source), func() float64 {
+			n := 0
+			for _, key := range k.ring.Load().All() {
+				if key.Source == of {
+					n++
+				}
+			}
+			return float64(n)
+		})
+	}
+	s.Gauge("llmproxy_keys_file_failing", func() float64 { return bit(k.unreadable.Load()) })
+}
+
+// configured are the keys that the configuration gives.
+func configured(c *config.Config) ([]*auth.Key, error) {
+	var all []*auth.Key
+	for _, a := range c.APIKeys {
+		key := &auth.Key{
+			Hash: a.Hash(), Name: a.Name, UserID: a.UserID, Disabled: a.Status == "disabled",
+			Quota: a.TotalQuota, Models: a.AllowedModels, Addresses: a.AllowedIPs,
+			Expires: auth.At(a.ExpiresAt), Source: auth.Configured,
+		}
+		if plain := string(a.Key); len(plain) >= minToShow {
+			key.Last4 = plain[len(plain)-4:]
+		}
+		if l := own(a.KeyLimit); l != (auth.Own{}) {
+			key.Limits = &l
+		}
+		if a.QuotaResetPeriod != "" {
+			period, err := quota.ParsePeriod(a.QuotaResetPeriod)
+			if err != nil {
+				return nil, err
+			}
+			key.Period, key.HasPeriod = period, true
+		}
+		if len(a.Metadata) > 0 {
+			b, err := json.Marshal(a.Metadata)
+			if err != nil {
+				return nil, errors.New("metadata of key " + a.Name + " cannot be JSON")
+			}
+			key.Metadata = string(b)
+		}
+		all = append(all, key)
+	}
+	return all, nil
+}
+
+// minToShow is how long a key must be for its last four characters to be shown.
+const minToShow = 16
+
+func own(l config.KeyLimit) auth.Own {
+	return auth.Own{
+		RequestsPerSecond: l.RequestsPerSecond, BurstSize: l.BurstSize, RequestsPerMinute: l.RequestsPerMinute,
+		TokensPerMinute: l.TokensPerMinute, MaxConcurrent: l.MaxConcurrent,
+	}
+}
+
+// limitView sets what a configuration limits beside its keys.
+func limitView(v *gateway.View, c *config.Config) {
+	v.Location = c.Auth.Location()
+	if !c.RateLimit.Enabled {
+		return
+	}
+	g, k := c.RateLimit.Global, c.RateLimit.PerKey
+	v.Global = limit.PerSecond(g.RequestsPerSecond, g.BurstSize)
+	if k != (config.KeyLimit{}) {
+		v.Limits = &limit.Limits{
+			PerSecond: limit.PerSecond(k.RequestsPerSecond, k.BurstSize), PerMinute: limit.PerMinute(k.RequestsPerMinute),
+			Tokens: limit.PerMinute(k.TokensPerMinute), Concurrent: k.MaxConcurrent,
+		}
+	}
+}
+
+// wallClock is the time of day.
+func (o *Options) wallClock() func() time.Time {
+	if o.Now != nil {
+		return o.Now
+	}
+	return time.Now
+}

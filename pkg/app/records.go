@@ -1,0 +1,213 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/llmproxy/llmproxy/pkg/auth"
+	"github.com/llmproxy/llmproxy/pkg/config"
+	"github.com/llmproxy/llmproxy/pkg/events"
+	"github.com/llmproxy/llmproxy/pkg/gateway"
+	"github.com/llmproxy/llmproxy/pkg/journal"
+	"github.com/llmproxy/llmproxy/pkg/quota"
+	"github.com/llmproxy/llmproxy/pkg/stats"
+)
+
+// records is the log of what requests used, and what it adds up to for each key.
+// The sums are of the journal and of nothing else, so that what is limited is
+// what is billed, whatever happens to the process: a file has the sums up to one
+// event, and the journal keeps what comes after it.
+type records struct {
+	log     *events.Log
+	dir     string
+	logger  *slog.Logger
+	gateway *gateway.Gateway
+	now     func() time.Time
+
+	mu     sync.Mutex // guards what follows
+	tail   *events.Tail
+	totals *quota.Totals
+	saved  uint64 // the last event that is in the file
+
+	failing atomic.Bool // the file could not be written
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+}
+
+const (
+	// quotaFile is in the data directory, beside the journal.
+	quotaFile = "quota"
+	// countEvery is how often new events are added up, saveEvery how often the sums
+	// are written.
+	countEvery = time.Second
+	saveEvery  = 5 * time.Second
+	// tidyEvery is how often what is over is forgotten.
+	tidyEvery = 10 * time.Minute
+)
+
+// openRecords opens the log and adds up what it has; nil where nobody needs it.
+func openRecords(c *config.Config, g *gateway.Gateway, o Options) (*records, error) {
+	if !c.UsageHook.Enabled && !c.Auth.Enabled {
+		return nil, nil
+	}
+	sync, err := journal.ParseSync(c.UsageHook.Sync)
+	if err != nil {
+		return nil, err
+	}
+	l, err := events.Open(c.DataDir, journal.Options{
+		MaxSize:   int64(c.UsageHook.MaxSize),
+		Retention: max(time.Duration(c.UsageHook.Retention), 1), // 0 would be the journal's default
+		Sync:      sync,
+	}, o.Log)
+	if err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	r := &records{log: l, dir: c.DataDir, logger: o.Log, gateway: g, now: o.wallClock()}
+	if err := r.recover(); err != nil {
+		return nil, errors.Join(fmt.Errorf("data_dir: %w", err), l.Close())
+	}
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(context.Background())
+	r.done.Go(func() { r.run(ctx) })
+	return r, nil
+}
+
+// recover adds what the journal has to what the file had, and opens the accounts.
+func (r *records) recover() (err error) {
+	if r.totals, err = quota.LoadTotals(r.path()); err != nil {
+		return err
+	}
+	r.tail = r.log.Tail()
+	if err := r.count(); err != nil {
+		return err
+	}
+	r.gateway.SetBook(quota.NewBook(r.totals))
+	r.report(r.save())
+	return nil
+}
+
+func (r *records) path() string { return filepath.Join(r.dir, quotaFile) }
+
+// run keeps the sums up to date, until ctx ends.
+func (r *records) run(ctx context.Context) {
+	count, save, tidy := time.NewTicker(countEvery), time.NewTicker(saveEvery), time.NewTicker(tidyEvery)
+	defer count.Stop()
+	defer save.Stop()
+	defer tidy.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-count.C:
+			r.report(r.count())
+		case <-save.C:
+			r.report(r.save())
+		case <-tidy.C:
+			r.tidy()
+		}
+	}
+}
+
+// tidy forgets the use of keys that are no more, after a while.
+func (r *records) tidy() {
+	ring := r.gateway.Keys()
+	if ring == nil {
+		return
+	}
+	keep := func(id [8]byte) bool {
+		_, ok := ring.Get(id)
+		return ok
+	}
+	r.gateway.Book().Forget(keep, r.now())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.totals.Forget(keep, r.now())
+}
+
+// report tells of an error once, and of its end.
+func (r *records) report(err error) {
+	switch {
+	case err != nil && !r.failing.Swap(true):
+		r.logger.Error("the quotas cannot be kept up to date on the disk; they hold, and the journal keeps what they are made of", "directory", r.dir, "error", err)
+	case err == nil && r.failing.Swap(false):
+		r.logger.Info("the quotas are kept on the disk again", "directory", r.dir)
+	}
+}
+
+// count adds the events that came since the last time.
+func (r *records) count() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last, err := r.tail.Each(func(e events.Event) {
+		id, err := auth.ParseID(e.Record.KeyID)
+		if err == nil && e.Record.Period != 0 {
+			r.totals.Add(e.Number, id, e.Record.Period, e.Record.Total)
+		}
+	})
+	r.totals.Event = max(r.totals.Event, last)
+	return err
+}
+
+// save writes the sums, and lets the journal go of what they were made of.
+func (r *records) save() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.totals.Event == r.saved {
+		return nil
+	}
+	return r.write()
+}
+
+func (r *records) write() error {
+	if err := r.totals.Save(r.path()); err != nil {
+		return err
+	}
+	r.saved = r.totals.Event
+	r.log.Hold(r.saved)
+	return nil
+}
+
+// reset begins a new term of a key's quota. When it returns that is on the disk.
+func (r *records) reset(id auth.ID) error {
+	t := r.gateway.Book().Account(id).Reset(r.now())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.totals.Reset(id, t.Start)
+	return r.write()
+}
+
+// close adds up and writes what is left, and closes the log, once reports, which
+// may be nil, has ended.
+func (r *records) close(reports *usageReports) {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		if reports != nil {
+			reports.end()
+		}
+		r.stop()
+		r.done.Wait()
+		if err := errors.Join(r.count(), r.save(), r.log.Close()); err != nil {
+			r.logger.Error("the log of usage did not close well", "directory", r.dir, "error", err)
+		}
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeGrace):
+		r.logger.Error("the disk does not answer; what the kernel has of the journal is kept", "directory", r.dir)
+	}
+}
+
+// closeGrace is how long the sender and the disk have at the end.
+const closeGrace = 8 * time.Second
+
+// register shows the log in the metrics.
+func (r *records) register(s *stats.Set) {
+	s.Gauge("llmproxy_quota_checkpoint_failing", func() float64 { return bit(r.failing.Load()) })
+}

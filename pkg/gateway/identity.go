@@ -1,0 +1,217 @@
+package gateway
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"net/netip"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/llmproxy/llmproxy/pkg/admit"
+	"github.com/llmproxy/llmproxy/pkg/auth"
+	"github.com/llmproxy/llmproxy/pkg/limit"
+	"github.com/llmproxy/llmproxy/pkg/openai"
+	"github.com/llmproxy/llmproxy/pkg/quota"
+	"github.com/llmproxy/llmproxy/pkg/stats"
+)
+
+// caller is who asks.
+type caller struct {
+	ring   *auth.Keyring // nil: nobody is asked for a key
+	key    *auth.Key     // nil without one
+	id     auth.ID       // of the key, or of the token that nobody asked for
+	token  bool          // there was one
+	who    admit.Identity
+	limits *limit.Limits // nil: none hold
+}
+
+// SetKeys makes ring the keys that the next requests are held against; nil asks
+// for none.
+func (g *Gateway) SetKeys(ring *auth.Keyring) { g.keys.Store(ring) }
+
+// SetBook makes book where the use of each key is counted. It is called before the
+// server runs.
+func (g *Gateway) SetBook(book *quota.Book) { g.book = book }
+
+// Book is where the use of each key is counted.
+func (g *Gateway) Book() *quota.Book { return g.book }
+
+// SetClock makes now the time by which keys expire and quotas start anew, in place
+// of the system's. It is called before the server runs.
+func (g *Gateway) SetClock(now func() time.Time) { g.now = now }
+
+// Tidy forgets clients that have been idle for long enough to be as good as new.
+func (g *Gateway) Tidy() { g.gate.Sweep(time.Now()) }
+
+// Clients is the number of those that are not.
+func (g *Gateway) Clients() int { return g.gate.Len() }
+
+// Keys returns the keys in force.
+func (g *Gateway) Keys() *auth.Keyring { return g.keys.Load() }
+
+// identify finds out who asks, and whether they may from where they are.
+func (x *Exchange) identify(ctx *fasthttp.RequestCtx) *openai.Error {
+	token, ambiguous := credential(&ctx.Request.Header)
+	ring := x.gateway.keys.Load()
+	if ring == nil {
+		x.anonymous(ctx, token)
+		return nil
+	}
+	if ambiguous {
+		x.gateway.stats.AuthFailed(stats.AmbiguousKey)
+		return errAmbiguous()
+	}
+	key, verdict := ring.Find(token, x.gateway.wall(x.start))
+	if verdict != auth.Known {
+		x.gateway.stats.AuthFailed(failureOf(verdict, token))
+		return x.slowed(ctx, refusedKey(token))
+	}
+	x.caller = caller{ring: ring, key: key, id: key.ID(), token: true, limits: ring.Limits(key)}
+	copy(x.caller.who[:], key.Hash[:])
+	if ring.HasAddresses(key) && !ring.Allows(key, clientIP(ctx, x.view.Trusted)) {
+		x.gateway.stats.AuthFailed(stats.AddressNotAllowed)
+		x.caller.limits = nil // how they stand is told to those who may use the key
+		return openai.AddressNotAllowed()
+	}
+	return nil
+}
+
+func errAmbiguous() *openai.Error {
+	return openai.BadRequest("", "Two different API keys were sent, in two headers. Send one.")
+}
+
+// anonymous identifies a client that is asked for no key, by what it sent and
+// where it is.
+func (x *Exchange) anonymous(ctx *fasthttp.RequestCtx, token []byte) {
+	i := &x.caller
+	if i.token = len(token) > 0; i.token {
+		sum := auth.Hash(token)
+		copy(i.id[:], sum[:])
+	}
+	if i.limits = x.view.Limits; i.limits == nil {
+		return
+	}
+	ip := anonymousIP(ctx, x.view.Trusted).As16()
+	var b [len(i.id) + len(ip)]byte
+	copy(b[copy(b[:], i.id[:]):], ip[:])
+	sum := sha256.Sum256(b[:])
+	copy(i.who[:], sum[:])
+}
+
+// anonymousIP is the address by which clients without a key are told apart. Where
+// nobody said which proxies there are, a peer on this machine or a private network
+// is taken for one; at worst a client there shares the limits of the address that
+// it claims.
+func anonymousIP(ctx *fasthttp.RequestCtx, prefixes []netip.Prefix) netip.Addr {
+	ip := clientIP(ctx, prefixes)
+	if len(prefixes) > 0 || !isLocal(ip) {
+		return ip
+	}
+	lines := ctx.Request.Header.PeekAll(fasthttp.HeaderXForwardedFor)
+	if len(lines) == 0 {
+		return ip
+	}
+	last := lines[len(lines)-1]
+	if forwarded, ok := parseForwarded(string(last[bytes.LastIndexByte(last, ',')+1:])); ok {
+		return forwarded
+	}
+	return ip
+}
+
+// isLocal tells whether an address is one that the internet does not route; that
+// of a unix socket is none at all.
+func isLocal(ip netip.Addr) bool {
+	return !ip.IsValid() || ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast()
+}
+
+// credential is the key that a request carries, empty when there is none. It is
+// ambiguous when two headers carry two.
+func credential(h *fasthttp.RequestHeader) (token []byte, ambiguous bool) {
+	if value := h.Peek(fasthttp.HeaderAuthorization); len(value) > len(bearer) && bytes.EqualFold(value[:len(bearer)], bearer) {
+		token = bytes.Trim(value[len(bearer):], " \t")
+	}
+	for _, name := range [...]string{"X-Api-Key", "Api-Key"} {
+		value := bytes.Trim(h.Peek(name), " \t")
+		if len(value) == 0 {
+			continue
+		}
+		ambiguous = ambiguous || len(token) > 0 && !bytes.Equal(token, value)
+		token = value
+	}
+	return token, ambiguous
+}
+
+var bearer = []byte("Bearer ")
+
+// failureOf is what is counted of a key that was refused.
+func failureOf(v auth.Verdict, token []byte) stats.AuthFailure {
+	switch v {
+	case auth.Mistyped:
+		return stats.MistypedKey
+	case auth.Disabled:
+		return stats.DisabledKey
+	case auth.Expired:
+		return stats.ExpiredKey
+	}
+	if len(token) == 0 {
+		return stats.NoKey
+	}
+	return stats.UnknownKey
+}
+
+// refusedKey is the same for every key that does not open: whether it once did is
+// nobody's business.
+func refusedKey(token []byte) *openai.Error {
+	if len(token) == 0 {
+		return openai.NoKey()
+	}
+	return openai.WrongKey()
+}
+
+// refusedKey tells by the head of a request that its body need not be read.
+func (g *Gateway) refusedKey(h *fasthttp.RequestHeader) *openai.Error {
+	ring := g.keys.Load()
+	if ring == nil {
+		return nil
+	}
+	token, ambiguous := credential(h)
+	if ambiguous {
+		return errAmbiguous()
+	}
+	if _, verdict := ring.Find(token, g.wall(time.Now())); verdict != auth.Known {
+		return refusedKey(token)
+	}
+	return nil
+}
+
+// slowed holds up who tries one key after the other.
+func (x *Exchange) slowed(ctx *fasthttp.RequestCtx, err *openai.Error) *openai.Error {
+	g := x.gateway
+	if wait := g.failures.Add(int64(x.start.Sub(g.born)), clientIP(ctx, x.view.Trusted)); wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-g.stopping:
+		}
+	}
+	return err
+}
+
+// allow tells whether the key may use the model that is asked for.
+func (x *Exchange) allow(*fasthttp.RequestCtx) *openai.Error {
+	ring, key := x.caller.ring, x.caller.key
+	if key == nil || x.endpoint.stored || !ring.HasModels(key) {
+		return nil
+	}
+	asked := x.request.Model
+	if asked == "" {
+		return openai.ModelRequired()
+	}
+	if !ring.MayUse(key, asked) {
+		x.gateway.stats.AuthFailed(stats.ModelNotAllowed)
+		return openai.ModelNotFound(asked)
+	}
+	return nil
+}
