@@ -56,6 +56,27 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// A key that is bound to a network must be asked for from there.
+func TestClientsTellTheirAddress(t *testing.T) {
+	got := make(chan []string, 2)
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got <- append(r.Header["X-Forwarded-For"], r.Header.Get("Authorization"))
+	}))
+	defer s.Close()
+	tr := newTraffic(&gateway{url: s.URL}, &scenario.Scenario{Patience: time.Minute}, nil)
+	for _, c := range []struct {
+		from string
+		want []string
+	}{{"10.0.1.20", []string{"10.0.1.20", "Bearer k"}}, {"", []string{"Bearer k"}}} {
+		if err := tr.exchange(t.Context(), &scenario.Request{Key: "k", From: c.from}, func() {}); err != nil {
+			t.Fatal(err)
+		}
+		if headers := <-got; !slices.Equal(headers, c.want) {
+			t.Errorf("from %q: %q", c.from, headers)
+		}
+	}
+}
+
 // A gateway that is slow must not be asked less: what comes late counts from
 // when it was due.
 func TestLoadDoesNotWaitForAnswers(t *testing.T) {

@@ -136,7 +136,7 @@ func table(r *result.Result) string {
 	_ = w.Flush() // into a buffer
 	fmt.Fprintln(&out)
 	for _, off := range r.Off {
-		fmt.Fprintf(&out, "switched off, not built yet: %s\n", off)
+		fmt.Fprintf(&out, "not as it stands, because it is not built yet: %s\n", off)
 	}
 	for _, note := range r.Notes {
 		fmt.Fprintf(&out, "note: %s\n", note)

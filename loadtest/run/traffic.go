@@ -122,6 +122,9 @@ func (t *traffic) exchange(ctx context.Context, r *scenario.Request, token func(
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+r.Key)
 	req.Header.Set("X-Pool", r.Model) // for gateways that do not read bodies
+	if r.From != "" {
+		req.Header.Set("X-Forwarded-For", r.From)
+	}
 	resp, err := t.client.Do(req)
 	if err != nil {
 		return err

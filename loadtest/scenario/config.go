@@ -105,7 +105,8 @@ func hostOf(backend string) (string, error) {
 
 // Gateway is the scenario's configuration as it stands, but for what a run
 // needs: where to listen, the URL of the billing system, the addresses of the
-// engines by host, and the overlay.
+// engines by host, the setting and the overlay. A deployment that makes its keys
+// at run time is given those of the load's users.
 func (s *Scenario) Gateway(listen, billing string, addrs map[string]string) ([]byte, error) {
 	tree := map[string]any{}
 	if err := s.decode(&tree); err != nil {
@@ -125,8 +126,18 @@ func (s *Scenario) Gateway(listen, billing string, addrs map[string]string) ([]b
 	if hook, ok := tree["usage_hook"].(map[string]any); ok {
 		hook["url"] = billing
 	}
-	tree = merge(merge(replace(tree, moved).(map[string]any), s.Overlay), s.quick)
+	tree = replace(tree, moved).(map[string]any)
+	for _, over := range []map[string]any{s.Overlay, s.Setting, s.quick} {
+		tree = merge(tree, over)
+	}
 	tree["listen"] = listen
+	if auth, _ := tree["auth"].(map[string]any); auth["enabled"] == true && tree["api_keys"] == nil {
+		var keys []any
+		for _, user := range s.users() {
+			keys = append(keys, map[string]any{"key": user, "name": user})
+		}
+		tree["api_keys"] = keys
+	}
 	out, err := yaml.Marshal(tree)
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the configuration: %w", err)

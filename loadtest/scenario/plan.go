@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,7 +20,8 @@ type Load struct {
 	Model     string        `yaml:"model"`          // as the client names it
 	PerSecond float64       `yaml:"conversations"`  // begun a second
 	Users     int           `yaml:"users"`          // who take turns to begin one; each has a key
-	Keys      []string      `yaml:"keys"`           // the users' keys; default: user-1, user-2 and so on, with Who before them
+	Keys      []string      `yaml:"keys"`           // the users' keys; default: user-1, user-2 and so on, with Who and a dash before them
+	Address   string        `yaml:"address"`        // of the clients, as a proxy in front would tell it; default: this machine's
 	From      time.Duration `yaml:"from"`           // begin no earlier
 	Until     time.Duration `yaml:"until"`          // begin no later; 0: the end
 	Turns     float64       `yaml:"turns"`          // mean number of a conversation's questions, at least 1 (geometric)
@@ -48,6 +50,7 @@ type Request struct {
 	At     time.Duration // when it is due
 	Load   int           // index of its Load
 	Key    string        // of its user
+	From   string        // its Load's Address
 	Model  string
 	Stream bool
 	Tokens int // of the answer
@@ -121,7 +124,7 @@ func (l *Load) conversation(rnd *rand.Rand, at time.Duration, n int, system stri
 	for {
 		said = append(said, message{"user", text(rnd, l.Question.draw(rnd))})
 		r := Request{
-			At: at, Key: l.key(n), Model: l.Model,
+			At: at, Key: l.key(n), From: l.Address, Model: l.Model,
 			Stream: rnd.Float64() >= l.Whole, Tokens: l.Answer.draw(rnd),
 		}
 		var err error
@@ -144,7 +147,20 @@ func (l *Load) key(n int) string {
 	if len(l.Keys) > 0 {
 		return l.Keys[n%len(l.Keys)]
 	}
-	return fmt.Sprintf("%s-user-%d", l.Who, n%max(1, l.Users)+1)
+	return fmt.Sprintf("%s-user-%d", strings.ReplaceAll(l.Who, " ", "-"), n%max(1, l.Users)+1)
+}
+
+// users are the keys of all users, each once.
+func (s *Scenario) users() []string {
+	var out []string
+	for i := range s.Load {
+		l := &s.Load[i]
+		for n := range max(1, l.Users, len(l.Keys)) {
+			out = append(out, l.key(n))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // text is so many tokens: words of three letters, which are four bytes each with

@@ -21,7 +21,8 @@ type Scenario struct {
 	Number   int            `yaml:"-"`
 	Title    string         `yaml:"title"`
 	Config   string         `yaml:"config"`   // the gateway's file, from the repository's root
-	Overlay  map[string]any `yaml:"overlay"`  // laid over it: what is not built yet, turned off
+	Overlay  map[string]any `yaml:"overlay"`  // laid over it: what is not built yet, turned off or to what is
+	Setting  map[string]any `yaml:"setting"`  // laid over it too: what a run on one machine needs
 	Lasts    time.Duration  `yaml:"lasts"`    // requests are due within this time
 	Patience time.Duration  `yaml:"patience"` // a client without a token gives up after this
 	Sound    bool           `yaml:"sound"`    // no request may fail before its first token through LLMProxy

@@ -3,6 +3,8 @@ package scenario
 import (
 	"bytes"
 	"math"
+	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -98,8 +100,51 @@ func TestGatewayKeepsTheScenarioAsItStands(t *testing.T) {
 				t.Errorf("scenario %d: the hook is %+v, shipped %+v", n, c.UsageHook, hook)
 			}
 		}
+		limits := c.RateLimit
+		limits.Storage = shipped.RateLimit.Storage
+		if limits != shipped.RateLimit || c.Auth.Enabled != shipped.Auth.Enabled || !reflect.DeepEqual(c.Auth.Defaults, shipped.Auth.Defaults) {
+			t.Errorf("scenario %d: limits or keys are not the shipped ones: %+v %+v", n, c.RateLimit, c.Auth)
+		}
+		if len(shipped.APIKeys) > 0 && !reflect.DeepEqual(c.APIKeys, shipped.APIKeys) {
+			t.Errorf("scenario %d: the keys are %+v", n, c.APIKeys)
+		}
 		if c.HealthCheck != shipped.HealthCheck || c.Routing.Retry != shipped.Routing.Retry || c.Strategy != shipped.Strategy {
 			t.Errorf("scenario %d: health checks, retries or the strategy are not the shipped ones", n)
+		}
+	}
+}
+
+// A load that is refused for its key measures nothing.
+func TestLoadHasKeysThatMayAsk(t *testing.T) {
+	for n := 1; n <= 5; n++ {
+		s := read(t, n)
+		c := parse(t, s)
+		if !c.Auth.Enabled {
+			continue
+		}
+		keys := map[string]config.APIKey{}
+		for _, k := range c.APIKeys {
+			keys[string(k.Key)] = k
+		}
+		plan, err := s.Plan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range plan {
+			k, ok := keys[r.Key]
+			if !ok {
+				t.Fatalf("scenario %d: nobody has the key %s", n, r.Key)
+			}
+			if k.AllowedModels != nil && !slices.Contains(k.AllowedModels, r.Model) {
+				t.Fatalf("scenario %d: %s may not ask for %s", n, k.Name, r.Model)
+			}
+			from, _ := netip.ParseAddr(r.From)
+			if k.AllowedIPs != nil && !slices.ContainsFunc(k.AllowedIPs, func(p netip.Prefix) bool { return p.Contains(from) }) {
+				t.Fatalf("scenario %d: %s may not ask from %q", n, k.Name, r.From)
+			}
+			if r.From != "" && len(c.TrustedProxies) == 0 {
+				t.Fatalf("scenario %d: %s would not be believed", n, r.From)
+			}
 		}
 	}
 }
