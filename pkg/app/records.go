@@ -69,6 +69,9 @@ func openRecords(c *config.Config, g *gateway.Gateway, o Options) (*records, err
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
 	r := &records{log: l, dir: c.DataDir, logger: o.Log, gateway: g, now: o.wallClock()}
+	if !c.UsageHook.Enabled {
+		l.NoDelivery()
+	}
 	if err := r.recover(); err != nil {
 		return nil, errors.Join(fmt.Errorf("data_dir: %w", err), l.Close())
 	}

@@ -93,10 +93,9 @@ func TestTailAfterAKill(t *testing.T) {
 				c.spoil(dir)
 			}
 			for range 2 { // a start that ends before the first Hold changes nothing
-				l = openTest(t, dir, journal.Options{})
+				l = openTest(t, dir, journal.Options{SyncEvery: time.Hour})
 				l.NoDelivery()
 				tail = l.Tail()
-				written(t, l)
 				got, last := each(t, tail)
 				if !slices.Equal(got, c.want) {
 					t.Fatalf("got %q, want %q", got, c.want)
@@ -315,100 +314,6 @@ func TestHoldThatCannotBeKept(t *testing.T) {
 	l.Hold(3)
 	if got := l.journal.Acked(); got != 3 {
 		t.Errorf("let go of %d records, want 3", got)
-	}
-}
-
-// TestHoldThatLags: the journal gets full, requests are refused, and ends wait;
-// when somebody holds at last all goes on, and nothing is lost.
-func TestHoldThatLags(t *testing.T) {
-	for name, nobody := range map[string]bool{"delivered": false, "nobody delivers": true} {
-		t.Run(name, func(t *testing.T) {
-			l := openTest(t, t.TempDir(), small())
-			tail := l.Tail()
-			if nobody {
-				l.NoDelivery()
-			} else {
-				deliver(t, l, newReceiver(t, ok).URL)
-			}
-			ended := 0
-			for ; l.Start(request(ended)); ended++ {
-				l.End(request(ended))
-			}
-			if !l.Failing() {
-				t.Fatal("the journal has room, and a start is refused")
-			}
-			for range ringSize / 2 { // ends that wait in memory
-				l.End(request(ended))
-				ended++
-			}
-			waitFor(t, "all that was begun to be held", func() bool {
-				_, last := each(t, tail)
-				l.Hold(last)
-				return last == uint64(ended)
-			})
-			waitFor(t, "the journal to have room", func() bool { return l.Start(request(ended)) })
-		})
-	}
-}
-
-// TestLongRequestsInASmallJournal: the journal keeps all from the beginning of
-// the first of them on. When it had no room for their ends they were never over,
-// and no request began any more.
-func TestLongRequestsInASmallJournal(t *testing.T) {
-	const long = 800 // their ends are longer than what is kept for others
-	dir := t.TempDir()
-	l := openTest(t, dir, small())
-	l.NoDelivery()
-	tail := l.Tail()
-	for n := range long {
-		l.Start(request(n))
-	}
-	n := long
-	for ; l.Start(request(n)); n++ {
-		l.End(request(n))
-		l.Mark(request(0))
-	}
-	for n := range long / 2 {
-		l.End(request(n))
-	}
-	if l.failing.Load() || !l.Failing() {
-		t.Error("there is no room for ends, or there is for starts")
-	}
-	dir = killed(t, dir)
-	for n := range long / 2 {
-		l.End(request(long/2 + n))
-	}
-	goesOn := func(l *Log, tail *Tail) {
-		waitFor(t, "requests to begin again", func() bool {
-			written(t, l)
-			_, last := each(t, tail)
-			l.Hold(last)
-			return last == uint64(n) && l.Start(request(n+1))
-		})
-	}
-	goesOn(l, tail)
-	again := openTest(t, dir, small()) // writes ends, too
-	again.NoDelivery()
-	goesOn(again, again.Tail())
-}
-
-// TestRequestsToNoEngineDoNotFillWhatIsHeld: nothing ever comes to be held.
-func TestRequestsToNoEngineDoNotFillWhatIsHeld(t *testing.T) {
-	l := openTest(t, t.TempDir(), small())
-	l.NoDelivery()
-	tail := l.Tail()
-	for n := range ringSize {
-		if !l.Start(request(n)) {
-			each(t, tail)
-			waitFor(t, "the journal to have room", func() bool { return !l.Failing() })
-			continue
-		}
-		l.Void(request(n))
-	}
-	l.flush(l.tail.Load())
-	each(t, tail)
-	if s := l.Stats(); s.BacklogBytes > 2*releaseEvery*slotSize {
-		t.Errorf("%+v", s)
 	}
 }
 

@@ -323,7 +323,6 @@ func (l *Log) tend(ctx context.Context) {
 		select {
 		case <-tick.C:
 			l.flush(l.tail.Load())
-			l.look()
 		case <-ctx.Done():
 			return
 		}

@@ -80,8 +80,9 @@ func (l *Log) replay(f func(*entry)) error {
 }
 
 // interrupt ends the requests that were left open, as far as each had come, in
-// the order in which they began. While the journal cannot be written the ring
-// keeps so many; the others are still open for the process after this one.
+// the order in which they began, so that a Tail sees it at once: what they used
+// must count before the next request does. While the journal cannot be written the
+// ring keeps so many; the others are still open for the process after this one.
 func (l *Log) interrupt(left map[[16]byte]*Record) {
 	if len(left) == 0 {
 		return
@@ -98,6 +99,7 @@ func (l *Log) interrupt(left map[[16]byte]*Record) {
 			return
 		}
 	}
+	_ = l.journal.Flush() // which tells of its errors, and tries again
 }
 
 // skip passes over a record that this version cannot read. There may be many: one

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"encoding/hex"
 	"io"
 	"net/netip"
 	"strconv"
@@ -114,6 +115,10 @@ func (a *AccessLog) write(x *Exchange, now time.Time) {
 	b = append(b, x.id[:]...)
 	b = append(b, `","client":"`...)
 	b = r.client.AppendTo(b)
+	if x.caller.token {
+		b = append(b, `","key_id":"`...)
+		b = hex.AppendEncode(b, x.caller.id[:])
+	}
 	b = appendJSON(append(b, `","client_request_id":`...), r.clientRequestID)
 	b = appendJSON(append(b, `,"method":`...), r.method)
 	b = appendJSON(append(b, `,"path":`...), r.path)

@@ -18,6 +18,11 @@ type CORS struct {
 	MaxAge      time.Duration // how long a browser may remember a preflight
 }
 
+// exposed are the answer's headers that a page may read.
+const exposed = "X-Request-Id, Retry-After, Retry-After-Ms, X-Should-Retry, " +
+	"X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests, X-RateLimit-Reset-Requests, " +
+	"X-RateLimit-Limit-Tokens, X-RateLimit-Remaining-Tokens, X-RateLimit-Reset-Tokens"
+
 // handle sets the headers of a cross-origin request and answers a preflight;
 // it returns true when the request is thereby answered.
 func (c *CORS) handle(ctx *fasthttp.RequestCtx) bool {
@@ -43,7 +48,7 @@ func (c *CORS) handle(ctx *fasthttp.RequestCtx) bool {
 		h.Set(fasthttp.HeaderAccessControlAllowCredentials, "true")
 	}
 	if !preflight {
-		h.Set(fasthttp.HeaderAccessControlExposeHeaders, "X-Request-Id, Retry-After, Retry-After-Ms, X-Should-Retry")
+		h.Set(fasthttp.HeaderAccessControlExposeHeaders, exposed)
 		return false
 	}
 	h.Set(fasthttp.HeaderAccessControlAllowMethods, "GET, POST, PUT, DELETE, OPTIONS")

@@ -190,6 +190,7 @@ func (x *Exchange) answer(ctx *fasthttp.RequestCtx, v any) {
 	}
 	x.status, x.complete = fasthttp.StatusOK, true
 	x.setHeader(&ctx.Response.Header)
+	x.setLimits(&ctx.Response.Header)
 	ctx.Response.Header.SetContentTypeBytes(contentJSON)
 	ctx.SetBody(b)
 }

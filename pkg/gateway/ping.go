@@ -46,6 +46,7 @@ func (x *Exchange) startPings(ctx *fasthttp.RequestCtx) {
 	h.SetStatusCode(fasthttp.StatusOK)
 	h.SetContentType("text/event-stream; charset=utf-8")
 	x.setHeader(&h)
+	x.setLimits(&h)
 	setStreaming(&h)
 	if ctx.Request.Header.ConnectionClose() {
 		h.SetConnectionClose()

@@ -67,12 +67,21 @@ func TestTryNext(t *testing.T) {
 	try(1, nil)
 	write(t, j, "2")
 	try(0, nil)
-	if err := j.Close(); err != nil {
+	if err := j.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	try(2, nil)
+	write(t, j, "3")
+	try(0, nil)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	try(3, nil)
 	try(0, os.ErrClosed)
 	try(0, os.ErrClosed)
+	if err := j.Flush(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Flush of a closed journal: %v", err)
+	}
 }
 
 func TestReaderStartsInTheMiddle(t *testing.T) {

@@ -222,6 +222,21 @@ func (j *Journal) fsync(f file) error {
 	return err
 }
 
+// Flush has all that is written outlive a power loss, and Readers see it, at once; with SyncOS they do anyway. An error
+// is a *WriteError; what it could not do is tried again, as Write says.
+func (j *Journal) Flush() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return failure(j.dir, os.ErrClosed)
+	}
+	if err := j.flush(); err != nil {
+		j.fail(err)
+		return failure(j.dir, err)
+	}
+	return nil
+}
+
 // flush makes all that is written outlive a power loss, except with SyncOS.
 func (j *Journal) flush() error {
 	for j.syncing {
