@@ -30,10 +30,12 @@ type records struct {
 	gateway *gateway.Gateway
 	now     func() time.Time
 
-	mu     sync.Mutex // guards what follows
-	tail   *events.Tail
-	totals *quota.Totals
-	saved  uint64 // the last event that is in the file
+	mu       sync.Mutex // guards what follows
+	tail     *events.Tail
+	totals   *quota.Totals
+	saved    uint64 // the last event that is in the file
+	opened   time.Time
+	counting bool // the accounts are open
 
 	failing atomic.Bool // the file could not be written
 	stop    context.CancelFunc
@@ -68,7 +70,7 @@ func openRecords(c *config.Config, g *gateway.Gateway, o Options) (*records, err
 	if err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	r := &records{log: l, dir: c.DataDir, logger: o.Log, gateway: g, now: o.wallClock()}
+	r := &records{log: l, dir: c.DataDir, logger: o.Log, gateway: g, now: o.wallClock(), opened: time.Now()}
 	if !c.UsageHook.Enabled {
 		l.NoDelivery()
 	}
@@ -91,6 +93,7 @@ func (r *records) recover() (err error) {
 		return err
 	}
 	r.gateway.SetBook(quota.NewBook(r.totals))
+	r.counting = true
 	r.report(r.save())
 	return nil
 }
@@ -149,8 +152,13 @@ func (r *records) count() error {
 	defer r.mu.Unlock()
 	last, err := r.tail.Each(func(e events.Event) {
 		id, err := auth.ParseID(e.Record.KeyID)
-		if err == nil && e.Record.Period != 0 {
-			r.totals.Add(e.Number, id, e.Record.Period, e.Record.Total)
+		if err != nil || e.Record.Period == 0 {
+			return
+		}
+		r.totals.Add(e.Number, id, e.Record.Period, e.Record.Total)
+		// The journal had no room for it when this process started.
+		if r.counting && e.Record.Outcome == events.Interrupted && e.Record.Started.Before(r.opened) {
+			r.gateway.Book().Account(id).Late(e.Record.Period, e.Record.Total)
 		}
 	})
 	r.totals.Event = max(r.totals.Event, last)

@@ -83,10 +83,10 @@ func (a *Account) Reset(now time.Time) *Term {
 	}
 }
 
-// begun is a term of which only the start and the use are known. It serves nobody,
-// and Account.Term finds out the rest.
+// begun is a term of which only the start and the use are known. It has no
+// location, so that it serves nobody until Account.Term has found out the rest.
 func begun(start, used int64) *Term {
-	t := &Term{Start: max(1, start), End: math.MaxInt64, earliest: math.MaxInt64}
+	t := &Term{Start: max(1, start), End: math.MaxInt64}
 	t.counts = &t.own
 	t.counts.taken.Store(used)
 	t.counts.used.Store(used)

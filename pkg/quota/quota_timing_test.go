@@ -50,7 +50,7 @@ func BenchmarkRequest(b *testing.B) {
 	ids := make([][8]byte, 1<<16)
 	for i := range ids {
 		ids[i] = [8]byte{byte(i), byte(i >> 8), 1}
-		book.Account(ids[i])
+		book.Account(ids[i]).Term(noon, quota.Daily, time.UTC)
 	}
 	b.ReportAllocs()
 	for n := 0; b.Loop(); n++ {

@@ -3,8 +3,6 @@ package quota_test
 import (
 	"math/rand/v2"
 	"os"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,98 +179,5 @@ func TestAnyClock(t *testing.T) {
 			used[term.Start]++
 			last = term.Start
 		}
-	}
-}
-
-// TestReservedIsNeverNegative has requests that use more than they reserved.
-func TestReservedIsNeverNegative(t *testing.T) {
-	term := today()
-	var work sync.WaitGroup
-	var done atomic.Bool
-	for range 2 {
-		work.Go(func() {
-			for range 200_000 {
-				if term.Reserve(1, 0) {
-					term.Settle(1, 1000)
-				}
-			}
-			done.Store(true)
-		})
-	}
-	for !done.Load() {
-		if n := term.Reserved(); n < 0 {
-			t.Errorf("%d are reserved", n)
-			break
-		}
-	}
-	work.Wait()
-	checkUse(t, term, 400_000_000, 0)
-}
-
-// TestConcurrently has requests, resets and the ends of days at once. Nobody uses
-// more than was reserved, so that no term may ever show more than the limit.
-func TestConcurrently(t *testing.T) {
-	const limit, workers, rounds = 1000, 8, 20_000
-	var (
-		a       quota.Account
-		clock   atomic.Int64
-		terms   sync.Map // start to the first *quota.Term met
-		refused atomic.Int64
-		sums    [workers]map[int64]int64
-		work    sync.WaitGroup
-	)
-	clock.Store(noon.UnixNano())
-	for w := range workers {
-		sums[w] = map[int64]int64{}
-		work.Go(func() {
-			rnd := rand.New(rand.NewPCG(6, uint64(w)))
-			var open []underway
-			settle := func() {
-				u := open[0]
-				open = open[1:]
-				used := rnd.Int64N(u.held + 1)
-				u.term.Settle(u.held, used)
-				sums[w][u.term.Start] += used
-			}
-			for range rounds {
-				now := clock.Add(rnd.Int64N(int64(2*time.Minute)) - int64(30*time.Second))
-				term := a.Term(time.Unix(0, now), quota.Daily, time.UTC)
-				terms.LoadOrStore(term.Start, term)
-				if n := 1 + rnd.Int64N(20); term.Reserve(n, limit) {
-					open = append(open, underway{term, n})
-				} else {
-					refused.Add(1)
-				}
-				used := term.Used()
-				if reserved := term.Reserved(); reserved < 0 || used+reserved > limit {
-					t.Errorf("used %d, reserved %d of %d", used, reserved, limit)
-				}
-				if len(open) > 3 {
-					settle()
-				}
-				if rnd.IntN(1000) == 0 {
-					a.Reset(time.Unix(0, now))
-				}
-			}
-			for len(open) > 0 {
-				settle()
-			}
-		})
-	}
-	work.Wait()
-	met, total := 0, int64(0)
-	terms.Range(func(start, term any) bool {
-		var want int64
-		for _, sum := range sums {
-			want += sum[start.(int64)]
-		}
-		checkUse(t, term.(*quota.Term), want, 0)
-		met++
-		total += want
-		return true
-	})
-	t.Logf("%d terms, %d used, %d refused", met, total, refused.Load())
-	if met < 50 || refused.Load() < 100 {
-		t.Errorf("only %d terms and %d refusals: this has tested nothing", met, refused.Load())
 	}
 }

@@ -49,6 +49,15 @@ func TestTotals(t *testing.T) {
 	}
 }
 
+// A key whose requests count in no term is not one that has used something.
+func TestTotalsWithoutATerm(t *testing.T) {
+	var sum quota.Totals
+	sum.Add(1, alice, 0, 5)
+	if sum.Len() != 0 || sum.Event != 1 {
+		t.Errorf("%d keys, event %d", sum.Len(), sum.Event)
+	}
+}
+
 func checkTotal(t *testing.T, sum *quota.Totals, id [8]byte, start, used int64) {
 	t.Helper()
 	if s, u, ok := sum.Get(id); !ok || s != start || u != used {
