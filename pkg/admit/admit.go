@@ -90,7 +90,9 @@ func (s *state) idle(now int64) bool {
 // Gate is where requests enter. Its methods are safe for concurrent use.
 type Gate struct {
 	epoch  time.Time
+	_      [64]byte // every request writes the next: what it only reads stands elsewhere
 	global limit.Bucket
+	_      [64]byte
 	states *xsync.Map[Identity, *state]
 
 	size     int              // of the table for those that are not known

@@ -52,12 +52,12 @@ func (g *Gateway) Keys() *auth.Keyring { return g.keys.Load() }
 
 // identify finds out who asks, and whether they may from where they are.
 func (x *Exchange) identify(ctx *fasthttp.RequestCtx) *openai.Error {
-	token, ambiguous := credential(&ctx.Request.Header)
 	ring := x.gateway.keys.Load()
 	if ring == nil {
-		x.anonymous(ctx, token)
+		x.anonymous(ctx)
 		return nil
 	}
+	token, ambiguous := credential(&ctx.Request.Header)
 	if ambiguous {
 		x.gateway.stats.AuthFailed(stats.AmbiguousKey)
 		return errAmbiguous()
@@ -82,9 +82,13 @@ func errAmbiguous() *openai.Error {
 }
 
 // anonymous identifies a client that is asked for no key, by what it sent and
-// where it is.
-func (x *Exchange) anonymous(ctx *fasthttp.RequestCtx, token []byte) {
+// where it is, if anybody wants to know.
+func (x *Exchange) anonymous(ctx *fasthttp.RequestCtx) {
+	if x.view.Limits == nil && !x.gateway.recording.All && x.record == nil {
+		return
+	}
 	i := &x.caller
+	token, _ := credential(&ctx.Request.Header)
 	if i.token = len(token) > 0; i.token {
 		sum := auth.Hash(token)
 		copy(i.id[:], sum[:])

@@ -157,6 +157,33 @@ func TestReloadKeepsWhatWasTaken(t *testing.T) {
 	}
 }
 
+// A few of many are not many of a few.
+func TestReloadBeforeTheUndoingGivesBackNoMoreThanWasTaken(t *testing.T) {
+	var b limit.Bucket
+	before, after := limit.PerMinute(6000), limit.PerMinute(60)
+	b.Take(0, before, 3000)
+	b.Take(0, before, 30)
+	b.Take(0, after, 60) // refused, and counts in the new rate
+	b.Return(0, 0, before, 30)
+	if left, _ := b.Look(0, after); left < 29 || left > 30 {
+		t.Errorf("%d left, want half of 60", left)
+	}
+}
+
+func TestReloadOfExtremeRatesDoesNotOverflow(t *testing.T) {
+	fast := limit.Rate{Each: 1 << 57, Burst: 1}
+	for name, slow := range map[string]limit.Rate{
+		"the quotient has 65 bits": {Each: 1 << 60, Burst: 2},
+		"the quotient has 64 bits": {Each: 1 << 59, Burst: 4},
+	} {
+		var tokens limit.Tokens
+		tokens.Charge(0, fast, 16, 0)
+		if left, full := tokens.Look(0, slow); left != 0 || full != 1<<61 {
+			t.Errorf("%s: %d left, full in %d ns, want the longest time there is", name, left, full)
+		}
+	}
+}
+
 // A caller that is held up between reading the clock and the first take after a reload must not date back what others
 // took meanwhile.
 func TestReloadByAHeldUpCallerForgetsNothing(t *testing.T) {

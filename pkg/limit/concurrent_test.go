@@ -139,20 +139,26 @@ func TestConcurrentlyUndoneNeverMoreAndNotMuchLess(t *testing.T) {
 	})
 }
 
-// At one moment nothing flows: every take and every undoing shows in the end.
+// At one moment nothing flows: every take, undoing and charge shows in the end.
 func TestConcurrentlyNoTakeIsForgotten(t *testing.T) {
-	const each = 300
+	const each = 1000
 	rounds(t, func() (func(*rand.Rand), func()) {
 		var b limit.Bucket
+		var tokens limit.Tokens
 		r := limit.Rate{Each: 10, Burst: 2 * callers * each}
 		return func(*rand.Rand) {
 				for range each {
 					b.Take(5, r, 2)
 					b.Return(5, 5, r, 1)
 				}
+				for range each {
+					tokens.Charge(5, r, 1, 0)
+				}
 			}, func() {
-				if left, _ := b.Look(5, r); left != callers*each {
-					t.Errorf("%d left of %d, want half", left, r.Burst)
+				left, _ := b.Look(5, r)
+				uncharged, _ := tokens.Look(5, r)
+				if left != callers*each || uncharged != callers*each {
+					t.Errorf("%d left and %d not charged of %d, want half", left, uncharged, r.Burst)
 				}
 			}
 	})
@@ -214,7 +220,7 @@ func TestConcurrentlyChargedIsWhatWasUsed(t *testing.T) {
 		var used atomic.Int64
 		r := limit.Rate{Each: 1000, Burst: 1e9}
 		return func(rnd *rand.Rand) {
-				for range 50 {
+				for range 100 {
 					held, _ := tokens.Reserve(0, r, 1+rnd.Int64N(500))
 					for actual := rnd.Int64N(700); actual > 0; actual -= 64 { // some use more, some less
 						part := min(held, 64)

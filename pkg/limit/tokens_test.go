@@ -1,7 +1,9 @@
 package limit_test
 
 import (
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,33 +13,31 @@ import (
 // BerriAI/litellm#18730: each of five requests saw the bucket before any of them was counted.
 func TestFiveAtOnceOnALimitForOne(t *testing.T) {
 	r := limit.PerMinute(100)
-	for range 200 {
-		var tokens limit.Tokens
-		var wg sync.WaitGroup
-		var held, waits [5]int64
-		begin := make(chan struct{})
-		for i := range held {
-			wg.Go(func() {
-				<-begin
-				h, wait := tokens.Reserve(0, r, 175)
-				held[i], waits[i] = h, int64(wait)
-			})
-		}
-		close(begin)
-		wg.Wait()
-		admitted := 0
-		for i := range held {
-			if waits[i] == 0 {
-				admitted++
-				if held[i] != 100 {
-					t.Fatalf("holds %d, want what the limit has, 100", held[i])
+	tokens := make([]limit.Tokens, 2000)
+	admitted := make([]atomic.Int64, len(tokens))
+	var arrived atomic.Int64
+	var wg sync.WaitGroup
+	for range 5 {
+		wg.Go(func() {
+			for i := range tokens {
+				arrived.Add(1)
+				for arrived.Load() < 5*int64(i+1) { // all at once, or nothing is seen
+					runtime.Gosched()
 				}
-			} else if held[i] != 0 {
-				t.Fatalf("refused and holds %d", held[i])
+				held, wait := tokens[i].Reserve(0, r, 175)
+				switch {
+				case wait == 0 && held == 100:
+					admitted[i].Add(1)
+				case wait == 0 || held != 0:
+					t.Errorf("holds %d and waits %v, want what the limit has, 100, or nothing", held, wait)
+				}
 			}
-		}
-		if admitted != 1 || tokens.Reserved() != 100 {
-			t.Fatalf("%d admitted, %d reserved, want 1 and 100", admitted, tokens.Reserved())
+		})
+	}
+	wg.Wait()
+	for i := range tokens {
+		if admitted[i].Load() != 1 || tokens[i].Reserved() != 100 {
+			t.Fatalf("%d admitted, %d reserved, want 1 and 100", admitted[i].Load(), tokens[i].Reserved())
 		}
 	}
 }
