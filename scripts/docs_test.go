@@ -3,6 +3,7 @@ package scripts_test
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -225,13 +226,17 @@ func TestEveryErrorIsExplained(t *testing.T) {
 		openai.RequestTimeout(), openai.BodyTooLarge(0), openai.UnsupportedMedia(), openai.UnsupportedForm(),
 		openai.HeadersTooLarge(), openai.Overloaded(time.Second), openai.Unavailable("", 0),
 		openai.ShuttingDown(), openai.BadGateway(), openai.GatewayTimeout(), openai.Internal(),
+		openai.NoKey(), openai.WrongKey(), openai.AddressNotAllowed(), openai.ModelRequired(),
+		openai.GloballyLimited(0), openai.RateLimited("", 0, "", 0), openai.TokensLimited(0, 0, 0),
+		openai.QuotaExceeded(openai.Quota{Exhausted: true}, 0),
 	}
-	source, err := os.ReadFile("../pkg/openai/error.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if made := regexp.MustCompile(`(?m)^func [A-Z]\w*\(.*\) \*Error \{`).FindAll(source, -1); len(made) != len(all) {
+	source := sourcesOf(t, "../pkg/openai/error.go", "../pkg/openai/refusal.go")
+	if made := regexp.MustCompile(`(?m)^func [A-Z]\w*\(.*\) \*Error \{`).FindAllString(source, -1); len(made) != len(all) {
 		t.Fatalf("pkg/openai has %d errors, this test %d", len(made), len(all))
+	}
+	wanted := adminErrors(t)
+	for _, e := range all {
+		wanted = append(wanted, fmt.Sprintf("%d %s", e.Status, e.Code))
 	}
 	p := readPage(t, troubleshoot)
 	explained := map[string]bool{}
@@ -241,12 +246,60 @@ func TestEveryErrorIsExplained(t *testing.T) {
 		}
 	}
 	headings := strings.Join(p.headings(), "\n")
-	for _, e := range all {
-		key := fmt.Sprintf("%d %s", e.Status, e.Code)
-		if !explained[key] || !strings.Contains(headings, "`"+e.Code+"`") {
+	for _, key := range wanted {
+		_, code, _ := strings.Cut(key, " ")
+		if !explained[key] || !strings.Contains(headings, "`"+code+"`") {
 			t.Errorf("%s does not explain %s", troubleshoot, key)
 		}
 	}
+}
+
+// adminErrors are the statuses and codes of the admin API's own errors, of which
+// its page has to have each too.
+func adminErrors(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("../pkg/admin/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := sourcesOf(t, slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "_test.go") })...)
+	status := map[string]string{
+		"Unauthorized": "401", "NotFound": "404", "Conflict": "409", "UnprocessableEntity": "422",
+	}
+	refusals := regexp.MustCompile(`refusal\(http\.Status(\w+), "\w*", "(\w+)"`).FindAllStringSubmatch(source, -1)
+	failures := regexp.MustCompile(`a\.broken\(c, [^,]+, [^"]+"(\w+)"`).FindAllStringSubmatch(source, -1)
+	if calls := strings.Count(source, "refusal(http.") + strings.Count(source, "a.broken(c,"); len(refusals)+len(failures) != calls {
+		t.Fatalf("pkg/admin makes errors at %d places, of which this test reads %d", calls, len(refusals)+len(failures))
+	}
+	seen := map[string]bool{}
+	for _, m := range refusals {
+		seen[status[m[1]]+" "+m[2]] = true
+	}
+	for _, m := range failures {
+		seen["503 "+m[1]] = true
+	}
+	page := readPage(t, "docs/admin.md").text
+	for key := range seen {
+		number, code, _ := strings.Cut(key, " ")
+		if !regexp.MustCompile(`(?m)^\| ` + number + `\b.*` + "`" + code + "`").MatchString(page) {
+			t.Errorf("docs/admin.md does not have %s", key)
+		}
+	}
+	return slices.Collect(maps.Keys(seen))
+}
+
+// sourcesOf is the text of files, one after the other.
+func sourcesOf(t *testing.T, files ...string) string {
+	t.Helper()
+	var all strings.Builder
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(b)
+	}
+	return all.String()
 }
 
 // TestTheDocsNameWhatThereIs: metrics, and keys of the configuration.

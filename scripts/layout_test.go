@@ -19,36 +19,46 @@ var layout = map[string][]string{
 	// Leaves.
 	"pkg/config":   {},
 	"pkg/journal":  {},
+	"pkg/limit":    {},
 	"pkg/mockvllm": {},
 	"pkg/openai":   {},
+	"pkg/quota":    {},
 	"pkg/route":    {},
 	"pkg/socket":   {},
 	"pkg/stats":    {},
 	"pkg/webhook":  {},
 	// The hot path.
+	"pkg/admit":    {"pkg/limit", "pkg/quota"},
+	"pkg/auth":     {"pkg/limit", "pkg/quota"},
 	"pkg/events":   {"pkg/journal", "pkg/webhook"},
 	"pkg/forward":  {"pkg/openai", "pkg/route", "pkg/socket", "pkg/stats", "pkg/usage"},
 	"pkg/listener": {"pkg/socket"},
-	"pkg/gateway":  {"pkg/events", "pkg/forward", "pkg/listener", "pkg/openai", "pkg/route", "pkg/stats", "pkg/usage"},
-	"pkg/usage":    {"pkg/openai"},
+	"pkg/gateway": {
+		"pkg/admit", "pkg/auth", "pkg/events", "pkg/forward", "pkg/limit", "pkg/listener", "pkg/openai", "pkg/quota", "pkg/route",
+		"pkg/stats", "pkg/usage",
+	},
+	"pkg/usage": {"pkg/openai"},
 	// The control plane.
-	"pkg/health": {"pkg/route"},
+	"pkg/admin":    {"pkg/admit", "pkg/auth", "pkg/keystore", "pkg/openai", "pkg/route"},
+	"pkg/health":   {"pkg/route"},
+	"pkg/keystore": {"pkg/auth", "pkg/quota"},
 	"pkg/app": {
-		"pkg/config", "pkg/events", "pkg/forward", "pkg/gateway", "pkg/health", "pkg/journal", "pkg/listener",
-		"pkg/openai", "pkg/route", "pkg/stats", "pkg/webhook",
+		"pkg/admin", "pkg/admit", "pkg/auth", "pkg/config", "pkg/events", "pkg/forward", "pkg/gateway", "pkg/health", "pkg/journal",
+		"pkg/keystore", "pkg/limit", "pkg/listener", "pkg/openai", "pkg/quota", "pkg/route", "pkg/stats", "pkg/webhook",
 	},
 	// Programs and tests.
 	"pkg/apptest":   {"pkg/app", "pkg/config", "pkg/mockvllm"},
-	"cmd/llmproxy":  {"pkg/app", "pkg/config", "pkg/events"},
+	"cmd/llmproxy":  {"pkg/app", "pkg/auth", "pkg/config", "pkg/events", "pkg/keystore"},
 	"cmd/mockvllm":  {"pkg/mockvllm"},
 	"docs/receiver": {},
 	// Measuring.
 	"bench/bare":         {},
-	"bench/instructions": {},
-	"bench/peers":        {"bench/results"},
+	"bench/instructions": {"bench/tenants"},
+	"bench/peers":        {"bench/results", "bench/tenants"},
 	"bench/report":       {"bench/results", "loadtest/result"},
 	"bench/results":      {},
 	"bench/reverseproxy": {},
+	"bench/tenants":      {},
 	"loadtest":           {},
 	"loadtest/picture":   {"loadtest/result"},
 	"loadtest/process":   {},
@@ -61,7 +71,10 @@ var layout = map[string][]string{
 // The hot path never meets what reads files, watches them or keeps a
 // connection to somewhere else; not through another package either.
 var (
-	hotPath   = []string{"pkg/events", "pkg/forward", "pkg/gateway", "pkg/listener", "pkg/openai", "pkg/route", "pkg/socket", "pkg/stats", "pkg/usage"}
+	hotPath = []string{
+		"pkg/admit", "pkg/auth", "pkg/events", "pkg/forward", "pkg/gateway", "pkg/limit", "pkg/listener", "pkg/openai", "pkg/quota",
+		"pkg/route", "pkg/socket", "pkg/stats", "pkg/usage",
+	}
 	forbidden = []string{"github.com/knadh/koanf", "github.com/fsnotify/", "go.yaml.in/", "github.com/redis/", module + "pkg/config"}
 )
 

@@ -101,7 +101,10 @@ func alerted(t *testing.T, url string) {
 		}
 		return !slices.ContainsFunc(troubles, func(name string) bool { return !slices.Contains(raised, name) })
 	})
-	for _, name := range []string{"LLMProxyAbsent", "LLMProxyNoHealthyBackend", "LLMProxyPanics", "LLMProxyUsageJournalFailing", "LLMProxyUsageStopped"} {
+	for _, name := range []string{
+		"LLMProxyAbsent", "LLMProxyGloballyLimited", "LLMProxyKeysFileFailing", "LLMProxyNoHealthyBackend", "LLMProxyPanics",
+		"LLMProxyQuotaCheckpointFailing", "LLMProxyUsageJournalFailing", "LLMProxyUsageStopped",
+	} {
 		if slices.Contains(raised, name) {
 			t.Errorf("%s was raised for nothing", name)
 		}

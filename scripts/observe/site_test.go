@@ -39,7 +39,17 @@ data_dir: %q
 usage_hook: {enabled: true, url: %q, max_age: 50ms}
 server: {max_connections_per_ip: 64}
 health_check: {interval: 100ms}
+auth: {enabled: true}
+api_keys:
+  - {key: ` + siteKey + `}
+  - {key: ` + limitedKey + `, requests_per_second: 1}
 `
+
+const (
+	siteKey    = "sk-site-0123456789abcdef"
+	limitedKey = "sk-limited-0123456789abcdef"
+	noKey      = "sk-nobody-0123456789abcdef"
+)
 
 // startSite runs the gateway in front of three engines, one of which is killed
 // once it has answered. Trouble goes on until the test ends.
@@ -82,6 +92,9 @@ var happens = []string{
 	`llmproxy_client_aborts_total{phase="waiting"}`,
 	`llmproxy_client_aborts_total{phase="streaming"}`,
 	`llmproxy_connections_refused_total{reason="max_connections_per_ip"}`,
+	`llmproxy_auth_failures_total{reason="unknown_key"}`,
+	`llmproxy_rate_limited_total{limit="requests_per_second"}`,
+	`llmproxy_keys{source="config"}`,
 	`llmproxy_config_reloads_total{result="error"}`,
 	`llmproxy_usage_events_total`,
 	`llmproxy_usage_delivered_total`,
@@ -151,6 +164,9 @@ func (s *site) trouble(t *testing.T) {
 		s.ask(ctx, chat(stream+`,"mock_tokens":5000`), readOne)
 	})
 	again(1, func(context.Context) { s.flood(80) })
+	for _, key := range []string{limitedKey, noKey} {
+		again(1, func(ctx context.Context) { s.askAs(ctx, key, chat(""), nil) })
+	}
 }
 
 // repeat does a thing in n goroutines, with a little time in between, until
@@ -174,11 +190,16 @@ func repeat(t *testing.T, n int, do func(ctx context.Context)) {
 // ask sends a chat and reads the answer, all of it unless read says otherwise.
 // What becomes of it is for the metrics to say.
 func (s *site) ask(ctx context.Context, body string, read func(io.Reader)) {
+	s.askAs(ctx, siteKey, body, read)
+}
+
+func (s *site) askAs(ctx context.Context, key, body string, read func(io.Reader)) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.gateway.URL+"/v1/chat/completions", strings.NewReader(body))
 	if err != nil {
 		panic(err) // the URL is ours
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+key)
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return
