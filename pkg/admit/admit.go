@@ -229,12 +229,15 @@ func (a *attempt) take(r *Request) {
 }
 
 func (a *attempt) takeQuota(r *Request) {
-	if a.quota = r.Term.Reserve(a.tokens, r.Quota); a.quota {
+	// A term holds at most the whole quota for a request that seems to need more: it
+	// is a guess. What the request itself asks for is none.
+	tooMuch := r.Quota > 0 && r.Output > r.Quota
+	if a.quota = !tooMuch && r.Term.Reserve(a.tokens, r.Quota); a.quota {
 		a.quotaHeld = r.Term.Held(a.tokens, r.Quota)
 		return
 	}
 	wait := slotWait
-	if r.Term.Used()+min(a.tokens, r.Quota) > r.Quota {
+	if tooMuch || r.Term.Used()+min(a.tokens, r.Quota) > r.Quota {
 		a.exhausted = true
 		wait = time.Unix(0, r.Term.End).Sub(r.Wall)
 	}

@@ -118,6 +118,7 @@ func (g *Gate) Use(who Identity, l *limit.Limits, at time.Time) (limits []LimitU
 		s = &nobody
 	}
 	now := g.clock(at)
+	limits = []LimitUse{} // not nil, which would be null to the client
 	add := func(by Limit, r limit.Rate, left int64, full time.Duration) {
 		if r.Limited() {
 			limits = append(limits, LimitUse{by.String(), r.Burst, left, full.Seconds()})

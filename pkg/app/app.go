@@ -104,7 +104,7 @@ func (a *App) open(c *config.Config) (err error) {
 		a.gateway.SetUsage(gateway.Recording{
 			Log: a.records.log, All: c.UsageHook.Enabled, AllowUnrecorded: c.UsageHook.OnJournalError == "allow",
 		})
-		if a.usage, err = openUsage(c, a.records.log, a.options); err != nil {
+		if a.usage, err = openUsage(c, a.records, a.options); err != nil {
 			return err
 		}
 		a.records.register(a.stats)

@@ -100,7 +100,7 @@ func (cs *certificates) use(c config.TLS, s *secrets) {
 	if c.ClientCAFile != "" {
 		files = append(files, c.ClientCAFile)
 	}
-	if err := watchFiles(ctx, files, cs.log, cs.changed); err != nil {
+	if err := watchFiles(ctx, files, cs.log, false, cs.changed); err != nil {
 		cs.log.Warn("cannot watch the certificate; SIGHUP still works", "files", files, "error", err)
 	}
 }

@@ -52,7 +52,7 @@ func openKeys(c *config.Config, g *gateway.Gateway, o Options) (*keys, error) {
 	}
 	var ctx context.Context
 	ctx, k.stop = context.WithCancel(context.Background())
-	if err := WatchFile(ctx, store.Path(), o.Log, k.reload); err != nil {
+	if err := watchFiles(ctx, []string{store.Path()}, o.Log, true, k.reload); err != nil {
 		o.Log.Warn("cannot watch the keys file; SIGHUP still works", "file", store.Path(), "error", err)
 	}
 	return k, nil

@@ -38,6 +38,8 @@ type records struct {
 	counting bool // the accounts are open
 
 	failing atomic.Bool // the file could not be written
+	looking atomic.Bool // state is being looked at
+	last    atomic.Pointer[events.Stats]
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 }
@@ -88,13 +90,14 @@ func (r *records) recover() (err error) {
 	if r.totals, err = quota.LoadTotals(r.path()); err != nil {
 		return err
 	}
-	r.tail = r.log.Tail()
+	r.tail = r.log.TailFrom(r.totals.Event)
 	if err := r.count(); err != nil {
 		return err
 	}
 	r.gateway.SetBook(quota.NewBook(r.totals))
 	r.counting = true
 	r.report(r.save())
+	r.state()
 	return nil
 }
 
@@ -218,7 +221,43 @@ func (r *records) close(reports *usageReports) {
 // closeGrace is how long the sender and the disk have at the end.
 const closeGrace = 8 * time.Second
 
+// lookTimeout bounds the wait for the state of the log.
+const lookTimeout = 100 * time.Millisecond
+
+// state is how the log does, or did when it was last heard of: a disk that hangs
+// must not take the metrics page with it.
+func (r *records) state() events.Stats {
+	if r.looking.CompareAndSwap(false, true) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s := r.log.Stats()
+			r.last.Store(&s)
+			r.looking.Store(false)
+		}()
+		select {
+		case <-done:
+		case <-time.After(lookTimeout):
+		}
+	}
+	if s := r.last.Load(); s != nil {
+		return *s
+	}
+	return events.Stats{}
+}
+
 // register shows the log in the metrics.
 func (r *records) register(s *stats.Set) {
 	s.Gauge("llmproxy_quota_checkpoint_failing", func() float64 { return bit(r.failing.Load()) })
+	s.Gauge("llmproxy_usage_journal_failing", func() float64 { return bit(r.log.Failing()) })
+	for name, f := range map[string]func() uint64{
+		"llmproxy_usage_events_total":             func() uint64 { return r.state().Recorded },
+		"llmproxy_usage_unreadable_records_total": func() uint64 { return r.state().Skipped },
+		"llmproxy_usage_journal_bytes_total":      func() uint64 { return r.state().Journal.Bytes },
+		"llmproxy_usage_journal_errors_total":     func() uint64 { return r.state().Journal.WriteErrors },
+		"llmproxy_usage_journal_fsyncs_total":     func() uint64 { return r.state().Journal.Syncs },
+	} {
+		s.CounterFunc(name, func() int64 { return int64(f()) })
+	}
+	s.FloatCounterFunc("llmproxy_usage_journal_fsync_seconds_total", func() float64 { return r.state().Journal.SyncTime.Seconds() })
 }

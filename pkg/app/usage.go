@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/config"
@@ -21,6 +20,7 @@ import (
 // which calls one at a time.
 type usageReports struct {
 	log       *events.Log
+	state     func() events.Stats // of the log
 	dir       string
 	userAgent string
 	logger    *slog.Logger
@@ -29,9 +29,6 @@ type usageReports struct {
 	hook config.UsageHook // of the last sender
 	stop func()           // ends its run
 	done chan struct{}    // closed when that has ended
-
-	looking atomic.Bool // state is being looked at
-	last    atomic.Pointer[events.Stats]
 
 	mu     sync.Mutex      // guards what follows
 	sender *webhook.Sender // the one at work
@@ -42,13 +39,13 @@ type usageReports struct {
 const deadLetterFile = "dead-letter.jsonl"
 
 // openUsage begins to send what the log has; nil when the hook is off.
-func openUsage(c *config.Config, l *events.Log, o Options) (*usageReports, error) {
+func openUsage(c *config.Config, r *records, o Options) (*usageReports, error) {
 	h := c.UsageHook
 	if !h.Enabled {
 		return nil, nil
 	}
 	u := &usageReports{
-		log: l, dir: c.DataDir, userAgent: "llmproxy/" + o.Version, logger: o.Log, opened: time.Now(),
+		log: r.log, state: r.state, dir: c.DataDir, userAgent: "llmproxy/" + o.Version, logger: o.Log, opened: time.Now(),
 		stop: func() {}, done: make(chan struct{}),
 	}
 	close(u.done) // there is none before the first
@@ -57,33 +54,7 @@ func openUsage(c *config.Config, l *events.Log, o Options) (*usageReports, error
 		return nil, fmt.Errorf("usage_hook: %w", err)
 	}
 	u.use(h, u.sender)
-	u.state()
 	return u, nil
-}
-
-// lookTimeout bounds the wait for the state of the log.
-const lookTimeout = 100 * time.Millisecond
-
-// state is how the log does, or did when it was last heard of: a disk that hangs
-// must not take the metrics page with it.
-func (u *usageReports) state() events.Stats {
-	if u.looking.CompareAndSwap(false, true) {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			s := u.log.Stats()
-			u.last.Store(&s)
-			u.looking.Store(false)
-		}()
-		select {
-		case <-done:
-		case <-time.After(lookTimeout):
-		}
-	}
-	if s := u.last.Load(); s != nil {
-		return *s
-	}
-	return events.Stats{}
 }
 
 func (u *usageReports) newSender(h config.UsageHook) (*webhook.Sender, error) {
@@ -192,24 +163,17 @@ func (u *usageReports) register(s *stats.Set) {
 		"llmproxy_usage_backlog_events":                  func() float64 { return float64(u.state().Backlog) },
 		"llmproxy_usage_backlog_bytes":                   func() float64 { return float64(u.state().BacklogBytes) },
 		"llmproxy_usage_backlog_seconds":                 func() float64 { return u.state().BacklogAge.Seconds() },
-		"llmproxy_usage_journal_failing":                 func() float64 { return bit(u.log.Failing()) },
 		"llmproxy_usage_delivery_stopped":                func() float64 { return bit(u.delivery().Stopped) },
 		"llmproxy_usage_last_delivery_timestamp_seconds": func() float64 { return float64(u.lastDelivery().Unix()) },
 	} {
 		s.Gauge(name, f)
 	}
 	for name, f := range map[string]func() uint64{
-		"llmproxy_usage_events_total":             func() uint64 { return u.state().Recorded },
-		"llmproxy_usage_unreadable_records_total": func() uint64 { return u.state().Skipped },
-		"llmproxy_usage_journal_bytes_total":      func() uint64 { return u.state().Journal.Bytes },
-		"llmproxy_usage_journal_errors_total":     func() uint64 { return u.state().Journal.WriteErrors },
-		"llmproxy_usage_journal_fsyncs_total":     func() uint64 { return u.state().Journal.Syncs },
-		"llmproxy_usage_delivered_total":          func() uint64 { return u.delivery().Events },
-		"llmproxy_usage_dead_total":               func() uint64 { return u.delivery().Dead },
+		"llmproxy_usage_delivered_total": func() uint64 { return u.delivery().Events },
+		"llmproxy_usage_dead_total":      func() uint64 { return u.delivery().Dead },
 	} {
 		s.CounterFunc(name, func() int64 { return int64(f()) })
 	}
-	s.FloatCounterFunc("llmproxy_usage_journal_fsync_seconds_total", func() float64 { return u.state().Journal.SyncTime.Seconds() })
 	for result := range u.delivery().Attempts {
 		s.CounterFunc(fmt.Sprintf("llmproxy_usage_delivery_attempts_total{result=%q}", result),
 			func() int64 { return int64(u.delivery().Attempts[result]) })

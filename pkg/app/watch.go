@@ -21,17 +21,17 @@ const settle = 200 * time.Millisecond
 // that is replaced, or removed and written anew, is still followed; so are
 // symbolic links, such as those that a Kubernetes ConfigMap swaps.
 func WatchFile(ctx context.Context, path string, log *slog.Logger, changed func()) error {
-	return watchFiles(ctx, []string{path}, log, changed)
+	return watchFiles(ctx, []string{path}, log, false, changed)
 }
 
 // watchFiles is WatchFile for files that change together: changed is called once
-// all of them have settled.
-func watchFiles(ctx context.Context, paths []string, log *slog.Logger, changed func()) error {
+// all of them have settled; with gone also when none of them is there any more.
+func watchFiles(ctx context.Context, paths []string, log *slog.Logger, gone bool, changed func()) error {
 	fw, err := fsnotify.NewWatcher()
 	if err != nil {
 		return err
 	}
-	w := &watch{Watcher: fw, log: log}
+	w := &watch{Watcher: fw, log: log, gone: gone}
 	for _, path := range paths {
 		path, err := filepath.Abs(path)
 		if err != nil {
@@ -50,6 +50,7 @@ type watch struct {
 	*fsnotify.Watcher
 	paths []string
 	names map[string]bool // a change of one may be a change of a file
+	gone  bool            // that there is no file is a change too
 	log   *slog.Logger
 }
 
@@ -74,7 +75,7 @@ func (w *watch) run(ctx context.Context, changed func()) {
 			w.log.Warn("cannot watch files for changes; SIGHUP still works", "files", w.paths, "error", err)
 		case <-timer:
 			timer = nil
-			if w.follow() {
+			if w.follow() || w.gone {
 				changed()
 			}
 		}

@@ -74,6 +74,18 @@ func (l *Log) Tail() *Tail {
 	return &Tail{log: l, reader: l.journal.Reader(l.journal.Acked()), last: held}
 }
 
+// TailFrom is Tail for who has lost what it had kept, or has an older copy of it,
+// up to number event: it gives what comes after that, as far as the journal still
+// has it, see journal.Options.Retention.
+func (l *Log) TailFrom(event uint64) *Tail {
+	t := l.Tail()
+	if event < t.last {
+		l.log.Warn("reading again what the journal still has", "first", event+1, "last", t.last)
+		t.last, t.reader = event, l.journal.Reader(0)
+	}
+	return t
+}
+
 // Each calls f with every event that the journal holds by now and that this Tail
 // has not given yet, and returns the number of the last one it ever gave: where it
 // gave none, of the one that was held before. It does not wait for events, so it

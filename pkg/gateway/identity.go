@@ -96,7 +96,7 @@ func (x *Exchange) anonymous(ctx *fasthttp.RequestCtx) {
 	if i.limits = x.view.Limits; i.limits == nil {
 		return
 	}
-	ip := anonymousIP(ctx, x.view.Trusted).As16()
+	ip := site(anonymousIP(ctx, x.view.Trusted)).As16()
 	var b [len(i.id) + len(ip)]byte
 	copy(b[copy(b[:], i.id[:]):], ip[:])
 	sum := sha256.Sum256(b[:])
@@ -119,6 +119,17 @@ func anonymousIP(ctx *fasthttp.RequestCtx, prefixes []netip.Prefix) netip.Addr {
 	last := lines[len(lines)-1]
 	if forwarded, ok := parseForwarded(string(last[bytes.LastIndexByte(last, ',')+1:])); ok {
 		return forwarded
+	}
+	return ip
+}
+
+// site is the address by which a client counts: of IPv6 the /64, of which everybody
+// who has one has all addresses.
+func site(ip netip.Addr) netip.Addr {
+	if ip.Is6() && !ip.Is4In6() {
+		if p, err := ip.WithZone("").Prefix(64); err == nil {
+			return p.Addr()
+		}
 	}
 	return ip
 }
