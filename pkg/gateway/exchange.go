@@ -229,7 +229,7 @@ func writeError(ctx *fasthttp.RequestCtx, e *endpoint, err *openai.Error) {
 	if err.RetryAfter > 0 {
 		seconds := max(1, int((err.RetryAfter+time.Second-1)/time.Second))
 		h.Set(fasthttp.HeaderRetryAfter, strconv.Itoa(seconds))
-		h.Set("Retry-After-Ms", strconv.FormatInt(err.RetryAfter.Milliseconds(), 10))
+		h.Set("Retry-After-Ms", strconv.FormatInt(int64((err.RetryAfter+time.Millisecond-1)/time.Millisecond), 10)) // not too early
 	}
 	if err.Final {
 		h.Set("X-Should-Retry", "false")
