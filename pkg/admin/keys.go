@@ -51,8 +51,6 @@ func (a *API) createKey(c *call) *openai.Error {
 // keep stores a key and puts it in force. One that cannot be put in force is taken
 // out again: nobody has it.
 func (a *API) keep(c *call, k *auth.Key) *openai.Error {
-	a.changes.Lock()
-	defer a.changes.Unlock()
 	if err := a.o.Store.Add(k); err != nil {
 		return a.notStored(c, "create_key", k.ID(), err)
 	}
@@ -64,15 +62,15 @@ func (a *API) keep(c *call, k *auth.Key) *openai.Error {
 }
 
 func (a *API) showKey(c *call) *openai.Error {
-	k, fault := a.named(c)
+	ring, k, fault := a.named(c)
 	if fault != nil {
 		return fault
 	}
-	return c.write(http.StatusOK, a.withUse(k))
+	return c.write(http.StatusOK, a.withUse(ring, k))
 }
 
-func (a *API) withUse(k *auth.Key) usedKey {
-	return usedKey{Public: keystore.View(k), Use: a.o.Use(k)}
+func (a *API) withUse(ring *auth.Keyring, k *auth.Key) usedKey {
+	return usedKey{Public: keystore.View(k), Use: a.o.Use(ring, k)}
 }
 
 func (a *API) patchKey(c *call) *openai.Error {
@@ -108,8 +106,6 @@ func (a *API) change(c *call, action string, do func(auth.ID) (*auth.Key, error)
 	if !ok {
 		return nil, keyNotFound(c.arg)
 	}
-	a.changes.Lock()
-	defer a.changes.Unlock()
 	known, inForce := a.o.Keyring().Get(id)
 	if inForce && known.Source == auth.Configured {
 		return nil, refusal(http.StatusConflict, "", "key_is_configured",
@@ -130,28 +126,34 @@ func (a *API) change(c *call, action string, do func(auth.ID) (*auth.Key, error)
 }
 
 func (a *API) resetQuota(c *call) *openai.Error {
-	k, fault := a.named(c)
+	ring, k, fault := a.named(c)
 	if fault != nil {
 		return fault
 	}
-	a.changes.Lock()
-	err := a.o.Reset(k.ID())
-	a.changes.Unlock()
-	if err != nil {
-		return a.broken(c, "reset_quota", err, "quota_not_reset", "Send the request again when the cause is mended.", "id", k.ID().String())
+	about := []any{"id", k.ID().String(), "name", k.Name}
+	begun, err := a.o.Reset(k.ID())
+	if begun {
+		a.audit(c, "reset_quota", about...)
 	}
-	a.audit(c, "reset_quota", "id", k.ID().String(), "name", k.Name)
-	return c.write(http.StatusOK, a.withUse(k))
+	switch {
+	case err == nil:
+		return c.write(http.StatusOK, a.withUse(ring, k))
+	case begun:
+		return a.broken(c, "reset_quota", err, "quota_reset_not_kept",
+			"The quota is reset and the new period in force, but it is NOT on the disk yet: it is lost if the gateway ends before it is. The gateway tries again by itself; do not send the request again.", about...)
+	}
+	return a.broken(c, "reset_quota", err, "quota_not_reset", "Send the request again when the cause is mended.", about...)
 }
 
-// named returns the key in force that the path names.
-func (a *API) named(c *call) (*auth.Key, *openai.Error) {
+// named returns the key in force that the path names, and the ring that it is of.
+func (a *API) named(c *call) (*auth.Keyring, *auth.Key, *openai.Error) {
+	ring := a.o.Keyring()
 	if id, ok := keyID(c.arg); ok {
-		if k, ok := a.o.Keyring().Get(id); ok {
-			return k, nil
+		if k, ok := ring.Get(id); ok {
+			return ring, k, nil
 		}
 	}
-	return nil, keyNotFound(c.arg)
+	return nil, nil, keyNotFound(c.arg)
 }
 
 // keyID reads an id in its one spelling.
@@ -170,6 +172,10 @@ func fields(body []byte) []string {
 }
 
 func keyNotFound(id string) *openai.Error {
+	if _, ok := keyID(id); !ok { // perhaps it is the key itself
+		return refusal(http.StatusNotFound, "", "key_not_found",
+			"This is no key's id, which has 16 hexadecimal digits. GET /admin/api-keys lists the keys with their ids.")
+	}
 	return refusal(http.StatusNotFound, "", "key_not_found",
 		"There is no key "+quote(id)+". GET /admin/api-keys lists them with their ids.")
 }

@@ -57,15 +57,17 @@ type Request struct {
 	Wall   time.Time   // by which terms begin and end
 	Term   *quota.Term // nil: no account
 	Quota  int64       // tokens in the term, 0: no limit
-	Prompt int64       // tokens, estimated
-	Output int64       // tokens at most, by the request's own word; -1: not said
+	// Prompt is how many tokens the prompt has, about; Output how many an answer may
+	// have by the request's own word, -1 when it does not say; Answers how many there
+	// will be, 0 is 1.
+	Prompt, Output, Answers int64
 }
 
 // Refusal is why a request cannot go on, and when it could.
 type Refusal struct {
 	Limit Limit
-	// Wait is the time until the request would pass if no other came; for
-	// Concurrent, and for a Quota that requests under way hold, a guess.
+	// Wait is the time until the request would pass if no other came; for Concurrent,
+	// and for a Quota that requests under way hold, a guess.
 	Wait time.Duration
 	// Exhausted says of Quota that what was used leaves no room: waiting for
 	// requests under way does not help. Wait is until the term ends.
@@ -98,6 +100,9 @@ type Gate struct {
 	size     int              // of the table for those that are not known
 	overflow [overflows]state // shared by those for whom it has no room
 	swept    atomic.Int64     // when the table was last swept because it was full
+	// forgotten is the latest time at which a state was found idle: one that read the
+	// clock before, and was held up, finds its identity new and counts from here on.
+	forgotten atomic.Int64
 
 	answers average // of all
 	models  *xsync.Map[string, *Model]
@@ -109,7 +114,7 @@ const (
 	DefaultSize = 1 << 17
 	overflows   = 64
 	// sweepEvery is how often a full table is looked through for idle states.
-	sweepEvery = int64(100 * time.Millisecond)
+	sweepEvery = int64(time.Second)
 	// maxModels bounds the models whose prompts are learnt about.
 	maxModels = 4096
 )
@@ -133,24 +138,20 @@ func (g *Gate) clock(t time.Time) int64 { return max(1, int64(t.Sub(g.epoch))+1)
 // Enter takes everything that r wants, or nothing, and then says why. t must be
 // zero; it holds what was taken until Leave.
 func (g *Gate) Enter(t *Ticket, r *Request) (Refusal, bool) {
-	now := g.clock(r.Now)
-	s, entered := g.enter(r, now)
+	s, entered := g.enter(r)
+	now := max(g.clock(r.Now), g.forgotten.Load()) // behind the lookup: see forgotten
 	a := attempt{state: s, now: now, entered: entered}
 	if !entered {
 		a.refuse(Concurrent, slotWait)
 	}
-	a.tokens = r.Prompt + g.output(s, r.Output)
+	a.tokens = min(max(r.Prompt, 0)+g.output(s, r.Output)*max(1, min(r.Answers, maxAnswers)), maxEstimate)
 	a.take(r)
-	if a.by == None && r.Global.Limited() {
-		if wait := g.global.Take(now, r.Global, 1); wait > 0 {
-			a.refuse(Global, wait)
-		}
-	}
+	a.takeGlobal(&g.global, r.Global)
 	if a.by != None {
 		a.undo(r)
-		return Refusal{Limit: a.by, Wait: a.wait, Exhausted: a.exhausted, Tokens: a.tokens}, false
+		return Refusal{Limit: a.by, Wait: a.wait, Exhausted: a.exhausted && a.by == Quota, Tokens: a.tokens}, false
 	}
-	*t = Ticket{gate: g, state: s, limits: r.Limits, term: r.Term, held: a.held, quotaHeld: a.quotaHeld}
+	*t = Ticket{gate: g, state: s, limits: r.Limits, term: r.Term, held: a.held, quotaHeld: a.quotaHeld, prompt: max(r.Prompt, 0)}
 	return Refusal{}, true
 }
 
@@ -159,9 +160,9 @@ func (g *Gate) Enter(t *Ticket, r *Request) (Refusal, bool) {
 const slotWait = time.Second
 
 // enter finds the state of r's identity and takes a slot of it.
-func (g *Gate) enter(r *Request, now int64) (*state, bool) {
+func (g *Gate) enter(r *Request) (*state, bool) {
 	for {
-		s := g.find(r.Who, r.Known, now)
+		s := g.find(r.Who, r.Known, r.Now)
 		ok, retired := s.slots.Enter(r.Limits.Concurrent)
 		if !retired {
 			return s, ok
@@ -171,11 +172,11 @@ func (g *Gate) enter(r *Request, now int64) (*state, bool) {
 }
 
 // find returns the state of an identity, a new one when there is none.
-func (g *Gate) find(who Identity, known bool, now int64) *state {
+func (g *Gate) find(who Identity, known bool, at time.Time) *state {
 	if s, ok := g.states.Load(who); ok {
 		return s
 	}
-	if !known && g.states.Size() >= g.size && !g.sweepFull(now) {
+	if !known && g.states.Size() >= g.size && !g.sweepFull(g.clock(at)) {
 		return &g.overflow[who[0]%overflows]
 	}
 	s, _ := g.states.LoadOrStore(who, new(state))
@@ -228,10 +229,28 @@ func (a *attempt) take(r *Request) {
 	}
 }
 
+// takeGlobal comes last, and takes nothing for a request that is refused anyway: it
+// is everybody's.
+func (a *attempt) takeGlobal(b *limit.Bucket, r limit.Rate) {
+	if !r.Limited() {
+		return
+	}
+	var wait time.Duration
+	if a.by == None {
+		wait = b.Take(a.now, r, 1)
+	} else {
+		_, full := b.Look(a.now, r)
+		wait = full - time.Duration(r.Burst-1)*r.Each
+	}
+	if wait > 0 {
+		a.refuse(Global, wait)
+	}
+}
+
 func (a *attempt) takeQuota(r *Request) {
 	// A term holds at most the whole quota for a request that seems to need more: it
 	// is a guess. What the request itself asks for is none.
-	tooMuch := r.Quota > 0 && r.Output > r.Quota
+	tooMuch := r.Quota > 0 && r.Output >= 0 && a.tokens-r.Prompt > r.Quota
 	if a.quota = !tooMuch && r.Term.Reserve(a.tokens, r.Quota); a.quota {
 		a.quotaHeld = r.Term.Held(a.tokens, r.Quota)
 		return
@@ -242,7 +261,6 @@ func (a *attempt) takeQuota(r *Request) {
 		wait = time.Unix(0, r.Term.End).Sub(r.Wall)
 	}
 	a.refuse(Quota, wait)
-	a.exhausted = a.exhausted && a.by == Quota
 }
 
 // undo gives back what was taken.
@@ -282,6 +300,8 @@ func (g *Gate) sweep(now int64) {
 	g.states.Range(func(who Identity, s *state) bool {
 		if !s.idle(now) || !s.slots.Retire() {
 			return true
+		}
+		for last := g.forgotten.Load(); last < now && !g.forgotten.CompareAndSwap(last, now); last = g.forgotten.Load() {
 		}
 		if !s.idle(now) { // somebody was here in between
 			s.slots.Revive()

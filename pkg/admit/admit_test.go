@@ -100,8 +100,7 @@ func (s reached) request(now time.Duration) *admit.Request {
 	return r
 }
 
-// longest is what holds the second request for the longest time. Only what the key's
-// own limits let pass comes to the global one.
+// longest is what holds the second request for the longest time.
 func (s reached) longest(used bool) (by admit.Limit, wait time.Duration) {
 	for l, d := range map[admit.Limit]time.Duration{
 		admit.Concurrent: time.Second,
@@ -116,10 +115,10 @@ func (s reached) longest(used bool) (by admit.Limit, wait time.Duration) {
 	switch {
 	case s.has(admit.Quota) && used:
 		return admit.Quota, 12 * time.Hour // the day ends
+	case s.has(admit.Global):
+		return admit.Global, time.Hour
 	case s.has(admit.Quota) && (by == admit.None || by == admit.PerSecond):
 		return admit.Quota, time.Second
-	case s == 1<<admit.Global:
-		return admit.Global, time.Hour
 	}
 	return by, wait
 }

@@ -34,8 +34,10 @@ const (
 	// firstAnswer is what an answer is reserved for while nothing is known of any,
 	// in tokens.
 	firstAnswer = 256
-	// maxEstimate bounds an estimate, so that sums of them do not overflow.
+	// maxEstimate bounds an estimate, so that sums of them do not overflow, and
+	// maxAnswers what an answer's is multiplied by.
 	maxEstimate = 1 << 40
+	maxAnswers  = 1 << 20
 	// perByte is what a byte of a prompt has of a token, until it is learnt.
 	perByte = 0.25
 )
@@ -72,18 +74,20 @@ func (g *Gate) Model(name string) *Model {
 	return m
 }
 
-// Prompt estimates the tokens of a prompt by the bytes of its request.
+// Prompt estimates the tokens of a prompt by the bytes of its request: at least one,
+// at most one a byte.
 func (m *Model) Prompt(bytes int) int64 {
 	ratio, deviation := m.ratio.load()
 	if ratio == 0 {
 		ratio = perByte
 	}
-	return int64(math.Ceil(min(float64(bytes)*(ratio+deviation), maxEstimate)))
+	return int64(math.Ceil(float64(max(bytes, 1)) * min(ratio+deviation, 1)))
 }
 
-// Learn takes how many tokens a prompt had.
+// Learn takes how many tokens a prompt had. What has more than one a byte was not
+// all in the request, a picture behind a URL for example, and tells nothing of text.
 func (m *Model) Learn(bytes int, tokens int64) {
-	if bytes > 0 && tokens > 0 {
+	if bytes > 0 && tokens > 0 && tokens <= int64(bytes) {
 		m.ratio.add(float64(tokens) / float64(bytes))
 	}
 }

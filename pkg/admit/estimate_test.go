@@ -144,28 +144,71 @@ func TestHugeEstimatesAreRefusedOrClamped(t *testing.T) {
 		huge.Learn(1, math.MaxInt64)
 	}
 	for _, c := range []struct {
-		name string
-		who  byte
-		r    admit.Request
+		name           string
+		who            byte
+		prompt, output int64
+		quota          int64
 	}{
-		{"max_tokens", 1, admit.Request{Output: math.MaxInt64}},
-		{"answers", 3, admit.Request{Output: -1}},
-		{"a prompt", 1, admit.Request{Prompt: g.Model("b").Prompt(math.MaxInt)}},
-		{"a prompt, by a huge ratio", 1, admit.Request{Prompt: huge.Prompt(math.MaxInt)}},
-		{"all of it", 3, admit.Request{Prompt: huge.Prompt(math.MaxInt), Output: math.MaxInt64}},
+		{"max_tokens", 1, 0, math.MaxInt64, 0},
+		{"answers", 3, 0, -1, 1000},
+		{"a prompt", 1, g.Model("b").Prompt(math.MaxInt), 0, 1000},
+		{"a prompt, by a huge ratio", 1, huge.Prompt(math.MaxInt), 0, 1000},
+		{"all of it", 3, huge.Prompt(math.MaxInt), math.MaxInt64, 0},
 	} {
-		r := asking(c.who, 0, &limit.Limits{Tokens: limit.PerMinute(100)}, c.r.Prompt)
-		r.Output, r.Quota, r.Term = c.r.Output, 1000, new(quota.Account).Term(birth, quota.Daily, time.UTC)
+		r := asking(c.who, 0, &limit.Limits{Tokens: limit.PerMinute(100)}, c.prompt)
+		r.Output, r.Quota, r.Term = c.output, c.quota, new(quota.Account).Term(birth, quota.Daily, time.UTC)
 		ticket := enter(t, g, r)
-		if got := r.Term.Reserved(); got != 1000 {
-			t.Errorf("%s reserves %d of a quota of 1000", c.name, got)
+		if got := r.Term.Reserved(); c.quota > 0 && got != c.quota || got < 1000 || got > 1e12 {
+			t.Errorf("%s reserves %d of a quota of %d", c.name, got, c.quota)
 		}
 		if got := refuse(t, g, r); got.Tokens < 1000 || got.Wait <= 0 {
 			t.Errorf("another of %s: %+v", c.name, got)
 		}
 		ticket.Leave(birth)
-		if _, tokens, _, _ := g.Standings(r.Who, r.Limits, birth); tokens.Left != 100 {
-			t.Errorf("%s leaves %d of 100", c.name, tokens.Left)
+		if _, tokens, _, _ := g.Standings(r.Who, r.Limits, birth); tokens.Left != 100 || r.Term.Reserved() != 0 {
+			t.Errorf("%s leaves %d of 100, and %d reserved", c.name, tokens.Left, r.Term.Reserved())
+		}
+	}
+}
+
+// An estimate may be wrong: what is estimated at more than the whole quota gets a
+// chance. What the request itself says is not.
+func TestMoreThanTheWholeQuota(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		prompt, output int64
+		in             bool
+	}{
+		{"a prompt that looks so", 5000, 1000, true},
+		{"an answer of the quota", 0, 1000, true},
+		{"nothing", 0, 0, true},
+		{"an answer of one more", 0, 1001, false},
+		{"an answer that cannot be", 0, math.MaxInt64, false},
+	} {
+		g, r := newGate(), asking(1, 0, &limit.Limits{}, c.prompt)
+		r.Output, r.Quota, r.Term = c.output, 1000, new(quota.Account).Term(birth, quota.Daily, time.UTC)
+		if c.in {
+			enter(t, g, r)
+			continue
+		}
+		if got := refuse(t, g, r); got.Limit != admit.Quota || !got.Exhausted || r.Term.Reserved() != 0 {
+			t.Errorf("%s: %+v, %d reserved", c.name, got, r.Term.Reserved())
+		}
+	}
+}
+
+// Four answers to each of fifty prompts are two hundred: five such requests at once
+// spent 25,000 tokens of a limit of 1000.
+func TestEveryAnswerIsReservedFor(t *testing.T) {
+	for _, c := range []struct{ output, answers, want int64 }{
+		{100, 0, 110}, {100, 1, 110}, {100, 200, 20_010}, {-1, 3, 10 + 3*256}, {0, 50, 10}, {5, -7, 15},
+		{math.MaxInt64, math.MaxInt64, 1e12},
+	} {
+		r := asking(1, 0, &limit.Limits{}, 10)
+		r.Output, r.Answers, r.Term = c.output, c.answers, new(quota.Account).Term(birth, quota.Daily, time.UTC)
+		enter(t, newGate(), r)
+		if got := r.Term.Reserved(); got != c.want {
+			t.Errorf("%d answers of %d reserve %d, want %d", c.answers, c.output, got, c.want)
 		}
 	}
 }

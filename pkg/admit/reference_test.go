@@ -17,9 +17,9 @@ func (s *spent) add(at, n int64) { s.at, s.n = append(s.at, at), append(s.n, n) 
 // owed is the time until all of it has come back.
 func (s *spent) owed(now int64, r limit.Rate) (owed int64) {
 	sum := int64(0)
-	for i := len(s.at) - 1; i >= 0; i-- {
+	for i, at := range slices.Backward(s.at) {
 		sum += s.n[i]
-		owed = max(owed, sum*int64(r.Each)-(now-s.at[i]))
+		owed = max(owed, sum*int64(r.Each)-(now-at))
 	}
 	return owed
 }
@@ -78,8 +78,9 @@ func (m *reference) decide(who int, now int64, r *admit.Request) (want admit.Ref
 	if l.Tokens.Limited() && tokens > 0 {
 		refuse(admit.Tokens, a.tokens.wait(now, l.Tokens, min(tokens, l.Tokens.Burst), a.held))
 	}
-	if n := min(tokens, r.Quota); r.Quota > 0 && a.used+a.reserved+n > r.Quota {
-		if a.used+n > r.Quota {
+	n := min(tokens, r.Quota)
+	if tooMuch := r.Output > r.Quota; r.Quota > 0 && (tooMuch || n > 0 && a.used+a.reserved+n > r.Quota) {
+		if tooMuch || a.used+n > r.Quota {
 			refuse(admit.Quota, time.Unix(0, r.Term.End).Sub(r.Wall))
 			want.Exhausted = want.Limit == admit.Quota
 		} else {
@@ -92,7 +93,7 @@ func (m *reference) decide(who int, now int64, r *admit.Request) (want admit.Ref
 	if l.PerMinute.Limited() {
 		refuse(admit.PerMinute, a.minute.wait(now, l.PerMinute, 1, 0))
 	}
-	if want.Limit == admit.None && r.Global.Limited() {
+	if r.Global.Limited() {
 		refuse(admit.Global, m.global.wait(now, r.Global, 1, 0))
 	}
 	return want
@@ -102,14 +103,14 @@ func (m *reference) decide(who int, now int64, r *admit.Request) (want admit.Ref
 type stay struct {
 	who             int
 	held, quotaHeld int64
-	charged         int64
+	prompt, charged int64
 	settled         bool
 	ticket          admit.Ticket
 }
 
 // enter notes that a request was let in.
 func (m *reference) enter(who int, now int64, r *admit.Request) *stay {
-	a, l, s := &m.keys[who], r.Limits, &stay{who: who}
+	a, l, s := &m.keys[who], r.Limits, &stay{who: who, prompt: r.Prompt}
 	tokens := r.Prompt + r.Output
 	a.slots++
 	if l.Tokens.Limited() {
@@ -132,6 +133,9 @@ func (m *reference) charge(s *stay, now, used int64) {
 	if used <= s.charged || s.settled {
 		return
 	}
+	more := max(0, s.prompt+used-s.quotaHeld) // of the quota it holds at least what it used
+	a.reserved += more
+	s.quotaHeld += more
 	part := used - s.charged
 	a.tokens.add(now, part)
 	a.held -= min(part, s.held)

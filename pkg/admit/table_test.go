@@ -2,6 +2,8 @@ package admit_test
 
 import (
 	"encoding/binary"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -113,5 +115,35 @@ func TestOnlyTheIdleAreForgotten(t *testing.T) {
 		if g.Len() != 0 {
 			t.Errorf("%s: not forgotten after %v", c.name, c.idle)
 		}
+	}
+}
+
+// Who comes and goes just while its key is being forgotten is not forgotten with it.
+func TestForgettingLosesNobody(t *testing.T) {
+	g := newGate()
+	var minute atomic.Int64
+	var over atomic.Bool
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() {
+		for !over.Load() {
+			g.Sweep(at(time.Duration(minute.Load()) * time.Minute))
+		}
+	})
+	in := 0
+	times := 1_000_000 / raceCost
+	for range times {
+		now := time.Duration(minute.Add(2)) * time.Minute // idle for a minute
+		for range 2 {
+			var ticket admit.Ticket
+			if _, ok := g.Enter(&ticket, asking(1, now, once, 0)); ok {
+				in++
+			}
+			ticket.Leave(at(now))
+		}
+	}
+	over.Store(true)
+	sweeping.Wait()
+	if in != times {
+		t.Errorf("%d were let in, of %d that came first", in, times)
 	}
 }

@@ -18,6 +18,7 @@ type Ticket struct {
 
 	held      int64 // tokens, of tokens_per_minute
 	quotaHeld int64 // tokens, of the quota
+	prompt    int64 // tokens, estimated
 	charged   int64 // tokens, of tokens_per_minute so far
 	settled   bool
 }
@@ -25,18 +26,24 @@ type Ticket struct {
 // Valid reports whether the ticket was given by a gate.
 func (t *Ticket) Valid() bool { return t.gate != nil }
 
-// Charge says how many tokens the request has used so far, while it runs: they
-// count from now on instead of what was reserved for them, so that they are
-// forgiven in time.
-func (t *Ticket) Charge(at time.Time, used int64) {
-	if t.state == nil || t.settled || !t.limits.Tokens.Limited() || used <= t.charged {
+// Charge says how many tokens have been generated so far, while the request runs.
+// They count against the minute from now on instead of what was reserved for them,
+// so that they are forgiven in time; and the quota holds at least so many.
+func (t *Ticket) Charge(at time.Time, output int64) {
+	if t.state == nil || t.settled || output <= t.charged {
 		return
 	}
-	part := used - t.charged
-	release := min(part, t.held)
-	t.state.tokens.Charge(t.gate.clock(at), t.limits.Tokens, part, release)
-	t.held -= release
-	t.charged = used
+	if more := t.prompt + output - t.quotaHeld; t.term != nil && more > 0 {
+		t.term.Hold(more)
+		t.quotaHeld += more
+	}
+	part := output - t.charged
+	t.charged = output
+	if t.limits.Tokens.Limited() {
+		release := min(part, t.held)
+		t.state.tokens.Charge(t.gate.clock(at), t.limits.Tokens, part, release)
+		t.held -= release
+	}
 }
 
 // Settle says how many tokens the request has used in all, and gives back what
@@ -47,6 +54,7 @@ func (t *Ticket) Settle(at time.Time, used int64) {
 		return
 	}
 	t.settled = true
+	used = max(used, 0)
 	if t.limits.Tokens.Limited() {
 		t.state.tokens.Charge(t.gate.clock(at), t.limits.Tokens, max(0, used-t.charged), t.held)
 	}
@@ -84,10 +92,7 @@ type Standing struct {
 // ok is false where there is no such limit. Of two limits on requests it is the
 // one with less left.
 func (g *Gate) Standings(who Identity, l *limit.Limits, at time.Time) (requests, tokens Standing, hasRequests, hasTokens bool) {
-	s, ok := g.states.Load(who)
-	if !ok {
-		s = &nobody
-	}
+	s := g.seek(who)
 	now := g.clock(at)
 	for _, b := range [...]struct {
 		bucket *limit.Bucket
@@ -111,12 +116,20 @@ func (g *Gate) Standings(who Identity, l *limit.Limits, at time.Time) (requests,
 // nobody has used nothing.
 var nobody state
 
+// seek finds the state of an identity, of which there may be none.
+func (g *Gate) seek(who Identity) *state {
+	if s, ok := g.states.Load(who); ok {
+		return s
+	}
+	if g.states.Size() >= g.size {
+		return &g.overflow[who[0]%overflows]
+	}
+	return &nobody
+}
+
 // Use is what an identity has used of each of its limits.
 func (g *Gate) Use(who Identity, l *limit.Limits, at time.Time) (limits []LimitUse, inFlight int64) {
-	s, ok := g.states.Load(who)
-	if !ok {
-		s = &nobody
-	}
+	s := g.seek(who)
 	now := g.clock(at)
 	limits = []LimitUse{} // not nil, which would be null to the client
 	add := func(by Limit, r limit.Rate, left int64, full time.Duration) {

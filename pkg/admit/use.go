@@ -5,7 +5,7 @@ import "time"
 // Use is what a key has used of what it may, at one moment. It is rendered as
 // JSON for the key itself, by GET /v1/usage, and for the operator.
 type Use struct {
-	Quota    QuotaUse   `json:"quota"`
+	Quota    *QuotaUse  `json:"quota"` // null: it is not counted
 	Limits   []LimitUse `json:"limits"`
 	InFlight int64      `json:"in_flight"`
 }

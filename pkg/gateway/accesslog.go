@@ -13,6 +13,7 @@ import (
 	"github.com/goccy/go-json"
 	"github.com/valyala/fasthttp"
 
+	"github.com/llmproxy/llmproxy/pkg/auth"
 	"github.com/llmproxy/llmproxy/pkg/stats"
 )
 
@@ -102,7 +103,7 @@ func (a *AccessLog) record(ctx *fasthttp.RequestCtx, v *View) *record {
 		client:          clientIP(ctx, v.Trusted),
 		clientRequestID: string(id[:min(len(id), maxClientID)]),
 		method:          string(ctx.Method()),
-		path:            string(ctx.Path()),
+		path:            loggedPath(string(ctx.Path())),
 	}
 }
 
@@ -166,4 +167,19 @@ func appendJSON(b []byte, s string) []byte {
 		return append(b, `""`...)
 	}
 	return append(b, q...)
+}
+
+// loggedPath leaves out what stands in the place of a key's id and is none: perhaps
+// it is the key.
+func loggedPath(path string) string {
+	const keys = adminPath + "api-keys/"
+	rest, ok := strings.CutPrefix(path, keys)
+	if !ok {
+		return path
+	}
+	id, _, _ := strings.Cut(rest, "/")
+	if _, err := auth.ParseID(id); err != nil {
+		return keys + "…"
+	}
+	return path
 }

@@ -19,47 +19,65 @@ import (
 func (x *Exchange) admit(ctx *fasthttp.RequestCtx) *openai.Error {
 	i, v, g := &x.caller, x.view, x.gateway
 	if i.limits == nil {
-		if wait := g.gate.Pass(x.start, v.Global); wait > 0 {
+		if wait := g.gate.Pass(x.arrived, v.Global); wait > 0 {
 			return x.limited(admit.Refusal{Limit: admit.Global, Wait: wait})
 		}
 		return nil
 	}
-	r := admit.Request{Who: i.who, Known: i.key != nil, Now: x.start, Limits: i.limits, Global: v.Global}
-	if i.key != nil {
+	r := admit.Request{Who: i.who, Known: i.key != nil, Now: x.arrived, Limits: i.limits, Global: v.Global}
+	if i.key != nil && x.records() {
 		var period quota.Period
 		r.Quota, period = i.ring.Quota(i.key)
-		r.Wall = g.wall(x.start)
+		r.Wall = g.wall(x.arrived)
 		x.term = g.book.Account(i.id).Term(r.Wall, period, v.Location)
 		r.Term = x.term
 	}
-	if k := x.endpoint.kind; k != usage.KindNone {
-		x.promptBytes = promptBytes(ctx.Request.Body())
-		x.model = v.about(x.call.Pool).model(g.gate)
-		r.Prompt = x.model.Prompt(x.promptBytes)
-		if r.Output = -1; x.request.MaxTokens >= 0 {
-			r.Output = times(x.request.MaxTokens, x.request.N)
-		}
-		if k == usage.KindPooling || k == usage.KindAudio {
-			r.Output = 0
-		}
+	if x.request.Background && (r.Quota > 0 || i.limits.Tokens.Limited()) {
+		return openai.BadRequest("background", "A response in the background cannot be counted, and this API key has a limit on tokens.")
 	}
+	x.estimate(ctx, &r)
 	if refusal, ok := g.gate.Enter(&x.ticket, &r); !ok {
 		return x.limited(refusal)
 	}
 	return nil
 }
 
-// times is what n answers may have, and does not overflow.
-func times(tokens, n int64) int64 {
-	const most = 1 << 31
-	return min(tokens, most) * min(n, most)
+// estimate says how many tokens the request will use, by the fields that its
+// endpoint's engines read.
+func (x *Exchange) estimate(ctx *fasthttp.RequestCtx, r *admit.Request) {
+	q, says := &x.request, int64(-1)
+	switch x.endpoint.kind {
+	case usage.KindNone:
+		return
+	case usage.KindAudio: // of sound the bytes tell nothing
+		r.Output, r.Answers = says, 1
+		return
+	case usage.KindPooling:
+		says = 0
+	case usage.KindChat, usage.KindCompletions, usage.KindMessages:
+		says = q.MaxTokens
+	case usage.KindResponses:
+		says = q.MaxOutputTokens
+	case usage.KindTGI:
+		says = q.MaxNewTokens
+	}
+	x.promptBytes = promptBytes(ctx.Request.Body())
+	x.model = x.view.about(x.call.Pool).model(x.gateway.gate)
+	r.Prompt, r.Output = x.model.Prompt(x.promptBytes), says
+	r.Answers = times(q.Answers, q.Prompts)
+}
+
+// times is a product that does not overflow.
+func times(a, b int64) int64 {
+	const most = 1 << 20
+	return min(a, most) * min(b, most)
 }
 
 // limited says which limit a request was refused by, and when it would pass.
 func (x *Exchange) limited(r admit.Refusal) *openai.Error {
 	x.gateway.stats.Limited[r.Limit].Inc()
-	if r.Wait > time.Second {
-		r.Wait += time.Duration(rand.Float64() * maxJitter * float64(r.Wait)) // they shall not all come back at once
+	if r.Wait > time.Second { // they shall not all come back at once
+		r.Wait += time.Duration(rand.Float64() * min(jitterPart*float64(r.Wait), float64(maxJitter)))
 	}
 	i := &x.caller
 	switch r.Limit {
@@ -81,10 +99,14 @@ func (x *Exchange) limited(r admit.Refusal) *openai.Error {
 	}, r.Wait)
 }
 
-// maxJitter is the part of a wait that may be added to it.
-const maxJitter = 0.1
+// A part of a wait may be added to it, up to maxJitter.
+const (
+	jitterPart = 0.1
+	maxJitter  = 5 * time.Second
+)
 
-func perSecond(each time.Duration) int64 { return int64(time.Second / each) }
+// perSecond is the limit that each, which was rounded up, was made of.
+func perSecond(each time.Duration) int64 { return int64((time.Second + each/2) / each) }
 
 // resets is when a term ends; zero: never.
 func resets(t *quota.Term) time.Time {
@@ -94,13 +116,12 @@ func resets(t *quota.Term) time.Time {
 	return time.Unix(0, t.End)
 }
 
-// settleTicket takes what the request has used, in all, off its limits.
+// settleTicket takes what the request has used, in all, off its limits, and gives
+// its slot back.
 func (x *Exchange) settleTicket(total, output int64, now time.Time) {
-	if x.ticket.Valid() {
-		x.ticket.Settle(now, total)
-		x.ticket.Answered(output)
-		x.ticket.Leave(now)
-	}
+	x.ticket.Settle(now, total)
+	x.ticket.Answered(output / max(1, times(x.request.Answers, x.request.Prompts)))
+	x.ticket.Leave(now)
 }
 
 var (
@@ -118,7 +139,7 @@ func (x *Exchange) setLimits(h *fasthttp.ResponseHeader) {
 	if i.limits == nil {
 		return
 	}
-	requests, tokens, hasRequests, hasTokens := x.gateway.gate.Standings(i.who, i.limits, x.start)
+	requests, tokens, hasRequests, hasTokens := x.gateway.gate.Standings(i.who, i.limits, time.Now())
 	if hasRequests {
 		setStanding(h, requests, limitRequests, remainingRequests, resetRequests)
 	}

@@ -32,7 +32,8 @@ type Exchange struct {
 	taken       fasthttp.HijackHandler
 	learning    func(p []byte)
 	reporting   func(final bool)
-	start       time.Time
+	start       time.Time // when it began to arrive
+	arrived     time.Time // when it was there: the time of all decisions
 	id          [32]byte
 	request     openai.Request
 	call        *forward.Call
@@ -74,7 +75,8 @@ func newExchange(g *Gateway) *Exchange {
 func (x *Exchange) begin(ctx *fasthttp.RequestCtx, v *View, e *endpoint) {
 	x.view, x.endpoint = v, e
 	x.conn = listener.FromConn(ctx.Conn())
-	x.start = time.Now()
+	x.arrived = time.Now()
+	x.start = x.arrived
 	newID(&x.id)
 	if x.access = x.gateway.access.Load(); x.access != nil {
 		x.record = x.access.record(ctx, v)

@@ -4,7 +4,6 @@
 package gateway
 
 import (
-	"bytes"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -197,8 +196,12 @@ func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) fasthttp.RequestConf
 			return c
 		}
 		c.ReadTimeout = orForever(v.BodyTimeout)
-		if (n > maxRefusedBody || n < 0) && (isAdmin(h) || g.refusedByHead(h) != nil) {
+		switch {
+		case 0 <= n && n <= maxRefusedBody || n > v.MaxBody:
+		case isAdmin(h):
 			c.MaxRequestBodySize = min(v.MaxBody, maxRefusedBody)
+		case g.refusedByHead(h) != nil:
+			h.SetContentLength(0) // refuseUnread answers
 		}
 	}
 	return c
@@ -211,7 +214,7 @@ const maxRefusedBody = 16 << 10
 // refusedByHead is the error of a request whose head tells that its body will not
 // be read, nil when it may be. The endpoints of the paths with an id take none.
 func (g *Gateway) refusedByHead(h *fasthttp.RequestHeader) *openai.Error {
-	path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
+	path := pathOf(h)
 	method, ok := g.bodies[string(path)]
 	switch {
 	case isAdmin(h):
@@ -223,6 +226,7 @@ func (g *Gateway) refusedByHead(h *fasthttp.RequestHeader) *openai.Error {
 		return openai.NotFound(string(h.Method()), string(path))
 	case !h.IsPost() && string(h.Method()) != method:
 		return openai.MethodNotAllowed(string(h.Method()), string(path))
+	case g.expectsForm(h):
 	case !isIdentity(h.Peek(fasthttp.HeaderContentEncoding)) || !isJSON(h.ContentType()):
 		if g.forms[string(path)] {
 			return openai.UnsupportedForm()
@@ -239,14 +243,11 @@ func (g *Gateway) expect(ctx *fasthttp.RequestCtx) int {
 	h := &ctx.Request.Header
 	err := openai.BodyTooLarge(int64(limit))
 	if h.ContentLength() <= limit {
-		if g.expectsForm(h) {
-			return fasthttp.StatusContinue
-		}
 		if err = g.refusedByHead(h); err == nil {
 			return fasthttp.StatusContinue
 		}
 	}
-	g.refuse(ctx, err)
+	g.refuseByHead(ctx, err)
 	return err.Status
 }
 
@@ -296,6 +297,10 @@ func (g *Gateway) handler() fasthttp.RequestHandler {
 			g.refuse(ctx, openai.BadRequest("", why))
 			return
 		}
+		if unread(&ctx.Request.Header) && !g.expectsForm(&ctx.Request.Header) {
+			g.refuseUnread(ctx)
+			return
+		}
 		if v := g.View(); v.CORS != nil && !isAdmin(&ctx.Request.Header) && v.CORS.handle(ctx) {
 			return
 		}
@@ -326,10 +331,8 @@ func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {
 		c.Linger()
 	}
 	refusal := malformedError(err, g.View().MaxBody)
-	if n := ctx.Request.Header.ContentLength(); refusal.Status == fasthttp.StatusRequestEntityTooLarge && 0 < n && n <= g.View().MaxBody {
-		if r := g.refusedByHead(&ctx.Request.Header); r != nil {
-			refusal = r
-		}
+	if n := ctx.Request.Header.ContentLength(); isAdmin(&ctx.Request.Header) && 0 < n && n <= g.View().MaxBody && refusal.Status == fasthttp.StatusRequestEntityTooLarge {
+		refusal = openai.BodyTooLarge(maxRefusedBody)
 	}
 	g.refuse(ctx, refusal)
 }

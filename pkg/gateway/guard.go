@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/llmproxy/llmproxy/pkg/listener"
 	"github.com/llmproxy/llmproxy/pkg/openai"
 )
 
@@ -64,6 +66,19 @@ func suspicious(h *fasthttp.RequestHeader) string {
 	return ""
 }
 
+// pathOf is the path that a request asks for, without its query, also where its
+// target is a whole URL (RFC 9112, section 3.2.2).
+func pathOf(h *fasthttp.RequestHeader) []byte {
+	path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
+	if len(path) > 0 && path[0] == '/' {
+		return path
+	}
+	if _, rest, ok := bytes.Cut(path, []byte("://")); ok {
+		return rest[max(bytes.IndexByte(rest, '/'), 0):]
+	}
+	return path
+}
+
 // named returns 1 when the header line has that name, in any case.
 func named(line []byte, lower string) int {
 	if len(line) > len(lower) && line[len(lower)] == ':' && bytes.EqualFold(line[:len(lower)], []byte(lower)) {
@@ -85,4 +100,32 @@ func malformedError(err error, maxBody int) *openai.Error {
 		return openai.RequestTimeout()
 	}
 	return openai.BadRequest("", "the bytes sent are not an HTTP/1.1 request")
+}
+
+// unread tells whether headerReceived has left a body on the connection.
+func unread(h *fasthttp.RequestHeader) bool {
+	if h.ContentLength() != 0 {
+		return false
+	}
+	for line := range bytes.Lines(h.RawHeaders()) {
+		if named(line, "transfer-encoding") == 1 ||
+			named(line, "content-length") == 1 && bytes.ContainsAny(line[len("content-length:"):], "123456789") {
+			return true
+		}
+	}
+	return false
+}
+
+// refuseUnread answers a request that is refused whatever stands in its body, which
+// is still to come.
+func (g *Gateway) refuseUnread(ctx *fasthttp.RequestCtx) {
+	if c := listener.FromConn(ctx.Conn()); c != nil {
+		c.Linger()
+	}
+	err := g.refusedByHead(&ctx.Request.Header)
+	if err == nil { // the keys are others by now
+		err = openai.Unavailable("", time.Second)
+	}
+	ctx.SetConnectionClose()
+	g.refuseByHead(ctx, err)
 }

@@ -66,3 +66,21 @@ func TestMalformedError(t *testing.T) {
 		}
 	}
 }
+
+func TestPathOf(t *testing.T) {
+	for target, want := range map[string]string{
+		"/v1/models?x=/y":                      "/v1/models",
+		"/":                                    "/",
+		"http://gateway:8000/admin/config?x=1": "/admin/config",
+		"HTTP://gateway//admin":                "//admin",
+		"http://gateway":                       "gateway",
+		"*":                                    "*",
+		"/x?u=http://gateway/admin/":           "/x",
+	} {
+		var h fasthttp.RequestHeader
+		h.SetRequestURI(target)
+		if got := string(pathOf(&h)); got != want {
+			t.Errorf("%s: %s, want %s", target, got, want)
+		}
+	}
+}

@@ -62,10 +62,11 @@ func (x *Exchange) identify(ctx *fasthttp.RequestCtx) *openai.Error {
 		x.gateway.stats.AuthFailed(stats.AmbiguousKey)
 		return errAmbiguous()
 	}
-	key, verdict := ring.Find(token, x.gateway.wall(x.start))
+	key, verdict := ring.Find(token, x.gateway.wall(x.arrived))
 	if verdict != auth.Known {
 		x.gateway.stats.AuthFailed(failureOf(verdict, token))
-		return x.slowed(ctx, refusedKey(token))
+		x.gateway.slow(ctx, x.arrived)
+		return refusedKey(token)
 	}
 	x.caller = caller{ring: ring, key: key, id: key.ID(), token: true, limits: ring.Limits(key)}
 	copy(x.caller.who[:], key.Hash[:])
@@ -105,8 +106,8 @@ func (x *Exchange) anonymous(ctx *fasthttp.RequestCtx) {
 
 // anonymousIP is the address by which clients without a key are told apart. Where
 // nobody said which proxies there are, a peer on this machine or a private network
-// is taken for one; at worst a client there shares the limits of the address that
-// it claims.
+// is taken for one. At worst a client there has as many limits as it makes up
+// addresses, which it has by making up tokens anyway.
 func anonymousIP(ctx *fasthttp.RequestCtx, prefixes []netip.Prefix) netip.Addr {
 	ip := clientIP(ctx, prefixes)
 	if len(prefixes) > 0 || !isLocal(ip) {
@@ -147,12 +148,13 @@ func credential(h *fasthttp.RequestHeader) (token []byte, ambiguous bool) {
 		token = bytes.Trim(value[len(bearer):], " \t")
 	}
 	for _, name := range [...]string{"X-Api-Key", "Api-Key"} {
-		value := bytes.Trim(h.Peek(name), " \t")
-		if len(value) == 0 {
-			continue
+		for _, value := range h.PeekAll(name) {
+			if value = bytes.Trim(value, " \t"); len(value) == 0 {
+				continue
+			}
+			ambiguous = ambiguous || len(token) > 0 && !bytes.Equal(token, value)
+			token = value
 		}
-		ambiguous = ambiguous || len(token) > 0 && !bytes.Equal(token, value)
-		token = value
 	}
 	return token, ambiguous
 }
@@ -200,10 +202,25 @@ func (g *Gateway) refusedKey(h *fasthttp.RequestHeader) *openai.Error {
 	return nil
 }
 
-// slowed holds up who tries one key after the other.
-func (x *Exchange) slowed(ctx *fasthttp.RequestCtx, err *openai.Error) *openai.Error {
-	g := x.gateway
-	if wait := g.failures.Add(int64(x.start.Sub(g.born)), clientIP(ctx, x.view.Trusted)); wait > 0 {
+// refuseByHead answers a request that is refused before its body is read. A key that
+// it tried counts as everywhere.
+func (g *Gateway) refuseByHead(ctx *fasthttp.RequestCtx, err *openai.Error) {
+	if err.Status == fasthttp.StatusUnauthorized {
+		if ring := g.keys.Load(); ring != nil {
+			token, _ := credential(&ctx.Request.Header)
+			now := time.Now()
+			if _, verdict := ring.Find(token, g.wall(now)); verdict != auth.Known {
+				g.stats.AuthFailed(failureOf(verdict, token))
+				g.slow(ctx, now)
+			}
+		}
+	}
+	g.refuse(ctx, err)
+}
+
+// slow holds up who tries one key after the other.
+func (g *Gateway) slow(ctx *fasthttp.RequestCtx, now time.Time) {
+	if wait := g.failures.Add(int64(now.Sub(g.born)), g.Client(ctx)); wait > 0 {
 		t := time.NewTimer(wait)
 		defer t.Stop()
 		select {
@@ -211,7 +228,6 @@ func (x *Exchange) slowed(ctx *fasthttp.RequestCtx, err *openai.Error) *openai.E
 		case <-g.stopping:
 		}
 	}
-	return err
 }
 
 // allow tells whether the key may use the model that is asked for.

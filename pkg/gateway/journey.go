@@ -260,8 +260,14 @@ func (x *Exchange) stream(conn net.Conn) {
 	}
 	growToRelay()
 	x.client = conn
-	again := x.relayAll() == nil && x.again
 	g := x.gateway
+	defer func() {
+		if p := recover(); p != nil { // in finish, of which the server knows nothing here
+			g.panicked(p)
+			_ = conn.Close()
+		}
+	}()
+	again := x.relayAll() == nil && x.again
 	x.finish()
 	if again {
 		g.serveNext(conn)
@@ -292,6 +298,8 @@ func (x *Exchange) relayAll() (err error) {
 	}()
 	if x.broke != nil {
 		x.ping.stop()
+		x.complete = true
+		x.conclude()
 		return x.call.End(x, x.endpoint.appendErrorEvent(nil, x.broke, 0))
 	}
 	err = x.call.Relay(x)
@@ -331,6 +339,7 @@ func (x *Exchange) endStream(broken error) error {
 		}
 		b = x.endpoint.appendErrorEvent(b, brokenError(broken), c.Events.Count)
 	}
+	x.conclude()
 	return c.End(x, b)
 }
 
@@ -357,6 +366,12 @@ func (x *Exchange) finish() {
 		return
 	}
 	x.finished = true
+	left := false
+	defer func() {
+		if !left { // a panic
+			x.ticket.Leave(time.Now())
+		}
+	}()
 	x.ping.stop()
 	if x.conn != nil {
 		x.conn.Unwatch() // after this nobody interrupts the call
@@ -366,6 +381,7 @@ func (x *Exchange) finish() {
 	x.settleUsage()
 	now := time.Now()
 	x.ticket.Leave(now)
+	left = true
 	x.account(now)
 	x.gateway.recycle(x)
 }

@@ -45,22 +45,24 @@ type Recording struct {
 // runs.
 func (g *Gateway) SetUsage(r Recording) { g.recording = r }
 
+// covers tells whether the usage of a key with such a quota is recorded.
+func (r *Recording) covers(limit int64) bool { return r.Log != nil && (r.All || limit > 0) }
+
 // records tells whether the request's usage is to be recorded.
 func (x *Exchange) records() bool {
-	r := &x.gateway.recording
-	if r.Log == nil || r.All || x.caller.key == nil {
-		return r.Log != nil && r.All
+	limit := int64(0)
+	if c := &x.caller; c.key != nil {
+		limit, _ = c.ring.Quota(c.key)
 	}
-	limit, _ := x.caller.ring.Quota(x.caller.key)
-	return limit > 0
+	return x.gateway.recording.covers(limit)
 }
 
 // meterUsage has the engine report what the request uses, and records that it
 // begins.
 func (x *Exchange) meterUsage(ctx *fasthttp.RequestCtx) *openai.Error {
 	g, e, c := x.gateway, x.endpoint, x.call
-	logged := x.records()
-	if e.stored || !logged && !x.ticket.Valid() {
+	logged := !e.stored && x.records()
+	if !logged && !x.ticket.Valid() {
 		return nil
 	}
 	m := g.meterings.Get().(*metering)
@@ -90,7 +92,7 @@ func (x *Exchange) meterUsage(ctx *fasthttp.RequestCtx) *openai.Error {
 		g.stats.Unrecorded.Inc()
 	}
 	x.metering = m
-	if x.promptBytes == 0 {
+	if x.promptBytes == 0 && e.kind != usage.KindNone {
 		x.promptBytes = promptBytes(ctx.Request.Body())
 	}
 	if x.ticket.Valid() || m.logged {
@@ -172,21 +174,31 @@ func (x *Exchange) report(final bool) {
 	x.endUsage(outcome, x.status)
 }
 
-// settleUsage records the end of a request whose answer did not come to its own.
+// settleUsage records the end of a request whose answer did not come to its own,
+// and gives the metering back.
 func (x *Exchange) settleUsage() {
-	m := x.metering
-	if m == nil {
-		return
-	}
-	defer func() {
+	x.conclude()
+	if m := x.metering; m != nil {
 		x.metering = nil
 		x.gateway.meterings.Put(m)
-	}()
-	if m.ended {
-		return
 	}
-	switch c := x.call; {
+}
+
+// conclude records how a request ended that nobody has recorded the end of, and
+// gives back what admission took. It is called before the client is told: it may
+// ask again as soon as it knows.
+func (x *Exchange) conclude() {
+	if m := x.metering; m != nil && !m.ended {
+		x.concludeUsage()
+	}
+	x.ticket.Leave(time.Now())
+}
+
+// concludeUsage ends the usage by what the call and the answer have come to.
+func (x *Exchange) concludeUsage() {
+	switch c, m := x.call, x.metering; {
 	case !c.Sent():
+		m.ended = true
 		if m.logged {
 			x.gateway.recording.Log.Void(&m.record)
 		}
@@ -229,29 +241,67 @@ func (x *Exchange) endUsage(outcome events.Outcome, status int) {
 // say how many there were.
 const bytesPerToken = 4
 
-// promptBytes is how long a body is without what stands in it in base64: images
-// and sound have few tokens for their bytes.
+// promptBytes is how long a body is where a picture or sound in base64 counts as a
+// few bytes: it has few tokens for its length.
 func promptBytes(body []byte) int {
 	n := len(body)
 	if n <= largeBody {
 		return n
 	}
-	for _, marker := range [...]string{`;base64,`, `"data":"`, `"data": "`} {
-		for rest := body; ; {
-			i := bytes.Index(rest, []byte(marker))
-			if i < 0 {
-				break
-			}
-			rest = rest[i+len(marker):]
-			end := max(bytes.IndexByte(rest, '"'), 0)
-			if value := rest[:end]; marker[0] == ';' || !bytes.Contains(value[:min(end, 64)], []byte(";base64,")) {
-				n -= end
-			}
-			rest = rest[end:]
+	for rest := body; ; {
+		i := bytes.Index(rest, []byte(`"data`))
+		if i < 0 {
+			return n
 		}
+		run := base64Run(rest[:i], rest[i+len(`"data`):])
+		if run > mediaBytes {
+			n -= run - mediaBytes - run/mediaShare
+		}
+		rest = rest[i+len(`"data`)+run:]
 	}
-	return n
 }
+
+// base64Run is the length of what stands in base64 behind a `"data`: as the value of
+// that name, or as a data URL that is the value of a url. In a text, where quotes are
+// escaped, neither can stand.
+func base64Run(before, after []byte) int {
+	from := 0
+	switch {
+	case bytes.HasPrefix(after, []byte(`":"`)):
+		from = len(`":"`)
+	case bytes.HasPrefix(after, []byte(`": "`)):
+		from = len(`": "`)
+	case bytes.HasSuffix(before, []byte(`"url":`)), bytes.HasSuffix(before, []byte(`"url": `)):
+		i := bytes.Index(after[:min(len(after), maxMediaType)], []byte(";base64,"))
+		if i < 0 {
+			return 0
+		}
+		from = i + len(";base64,")
+	default:
+		return 0
+	}
+	to := from
+	for to < len(after) && isBase64(after[to]) {
+		to++
+	}
+	if to == len(after) || after[to] != '"' {
+		return 0
+	}
+	return to - from
+}
+
+func isBase64(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '+' || c == '/' || c == '='
+}
+
+const (
+	// A picture or sound counts as mediaBytes and a mediaShare of its own: about 256
+	// tokens, and 1,000 more for a megabyte.
+	mediaBytes = 1 << 10
+	mediaShare = 256
+	// maxMediaType is how long the media type of a data URL may be.
+	maxMediaType = 128
+)
 
 // largeBody is what a body has at least to be looked through for base64.
 const largeBody = 16 << 10

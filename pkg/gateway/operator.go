@@ -29,7 +29,7 @@ func (g *Gateway) SetAdmin(h fasthttp.RequestHandler, main bool) {
 }
 
 func isAdmin(h *fasthttp.RequestHeader) bool {
-	return bytes.HasPrefix(h.RequestURI(), []byte(adminPath))
+	return bytes.HasPrefix(pathOf(h), []byte(adminPath))
 }
 
 // ServeAdmin serves the operator's API on a listener of its own.

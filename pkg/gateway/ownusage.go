@@ -39,13 +39,14 @@ func (g *Gateway) Use(ring *auth.Keyring, key *auth.Key) (u admit.Use) {
 	var who admit.Identity
 	copy(who[:], key.Hash[:])
 	u.Limits, u.InFlight = g.gate.Use(who, ring.Limits(key), now)
-	limit, period := ring.Quota(key)
-	t := g.book.Account(key.ID()).Term(g.wall(now), period, g.View().Location)
-	u.Quota = quotaUse(t, limit, period)
+	if limit, period := ring.Quota(key); g.recording.covers(limit) {
+		t := g.book.Account(key.ID()).Term(g.wall(now), period, g.View().Location)
+		u.Quota = quotaUse(t, limit, period)
+	}
 	return u
 }
 
-func quotaUse(t *quota.Term, limit int64, period quota.Period) admit.QuotaUse {
+func quotaUse(t *quota.Term, limit int64, period quota.Period) *admit.QuotaUse {
 	u := admit.QuotaUse{Used: t.Used(), Reserved: t.Reserved(), Period: period.String(), StartedAt: time.Unix(0, t.Start).UTC()}
 	if limit > 0 {
 		left := max(0, limit-u.Used-u.Reserved)
@@ -55,5 +56,5 @@ func quotaUse(t *quota.Term, limit int64, period quota.Period) admit.QuotaUse {
 		end = end.UTC()
 		u.ResetsAt = &end
 	}
-	return u
+	return &u
 }

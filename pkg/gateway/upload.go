@@ -43,8 +43,7 @@ func (g *Gateway) expectsForm(h *fasthttp.RequestHeader) bool {
 	if len(ct) == 0 || ct[0]|0x20 != 'm' || !h.IsPost() {
 		return false
 	}
-	path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
-	return g.forms[string(path)]
+	return g.forms[string(pathOf(h))]
 }
 
 // receive answers a request for an endpoint that takes forms: at the first
@@ -56,6 +55,13 @@ func (g *Gateway) receive(ctx *fasthttp.RequestCtx, e *endpoint) {
 	}
 	if !g.expectsForm(&ctx.Request.Header) {
 		g.serve(ctx, e, &upload{err: openai.UnsupportedForm()})
+		return
+	}
+	if err := g.refusedKey(&ctx.Request.Header); err != nil {
+		if c := listener.FromConn(ctx.Conn()); c != nil {
+			c.Linger()
+		}
+		g.serve(ctx, e, &upload{err: err}) // whose error closes the connection: the body is still to come
 		return
 	}
 	a := &arrival{upload: upload{began: time.Now()}, gateway: g, limit: int64(g.View().MaxBody), dir: g.View().UploadDir}

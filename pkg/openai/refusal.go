@@ -86,7 +86,10 @@ func QuotaExceeded(q Quota, wait time.Duration) *Error {
 		Status: http.StatusTooManyRequests, Type: typeQuota, Param: "total_quota", Code: typeQuota, Final: true,
 		Message: fmt.Sprintf("You exceeded your quota: %d of %d tokens (%s) are left, and this request is expected to use %d.", q.Left, q.Limit, q.Period, q.Needed),
 	}
-	if !q.Resets.IsZero() {
+	switch {
+	case q.Needed > q.Limit:
+		e.Message += " Ask for fewer tokens, by max_tokens."
+	case !q.Resets.IsZero():
 		e.RetryAfter = wait
 		e.Message += " It starts anew at " + q.Resets.Format(time.RFC3339) + "."
 	}

@@ -109,7 +109,7 @@ func (s *schedule) begin() {
 	if s.limit > 0 {
 		held = min(n, s.limit)
 	}
-	fits := s.limit == 0 || s.plain.used[term.Start]+s.plain.reserved[term.Start]+held <= s.limit
+	fits := s.limit == 0 || held == 0 || s.plain.used[term.Start]+s.plain.reserved[term.Start]+held <= s.limit
 	if term.Reserve(n, s.limit) != fits {
 		s.t.Errorf("%d of %d are reserved: %v", n, s.limit, !fits)
 	}

@@ -30,11 +30,11 @@ type counts struct {
 const most = 1e12
 
 // Reserve takes what Held says, if the term's use and reservations stay within
-// limit. 0 is no limit. A request that wants more than the whole limit gets it
+// limit. 0 is no limit, and who wants nothing gets it. A request that wants more than the whole limit gets it
 // when nothing else has been used or reserved.
 func (t *Term) Reserve(n, limit int64) bool {
 	n = t.Held(n, limit)
-	if limit == 0 {
+	if limit == 0 || n == 0 {
 		t.counts.taken.Add(n)
 		return true
 	}
@@ -59,9 +59,14 @@ func (t *Term) Held(n, limit int64) int64 {
 	return n
 }
 
+// Hold reserves n more, whatever the limit: a request that is under way has used
+// them.
+func (t *Term) Hold(n int64) { t.counts.taken.Add(max(n, 0)) }
+
 // Settle gives back what a Reserve holds, and counts what was used, be it more. It
 // is called once for each Reserve, also when the term has ended.
 func (t *Term) Settle(held, used int64) {
+	used = max(used, 0)
 	// In this order, so that what is shown as used was never free to take.
 	t.counts.taken.Add(used - held)
 	t.counts.used.Add(used)
