@@ -267,18 +267,10 @@ func reloadOnChange(ctx context.Context, a *app.App, service *app.Service, hup <
 
 // reload returns what there is to say about the service from then on.
 func reload(a *app.App, path string, log *slog.Logger) string {
-	c, err := load(path)
-	if err == nil {
-		err = a.Reload(c)
-	}
+	c, err := a.ReloadFile()
 	if err != nil {
-		a.ReloadFailed()
 		log.Error("the configuration was not reloaded; the old one stays in force", "file", path, "error", err)
 		return "serving; the configuration was not reloaded, the log tells why"
-	}
-	a.Reloaded()
-	for _, w := range c.Warnings() {
-		log.Warn(w)
 	}
 	log.Info("configuration reloaded", "file", path, "backends", len(c.Backends))
 	return status(a, c)

@@ -12,10 +12,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -30,9 +30,11 @@ import (
 // MaxBody is the largest body, in bytes, that the API reads.
 const MaxBody = 16 << 10
 
+// ErrShuttingDown is what Options.Reload returns when it is too late for it.
+var ErrShuttingDown = errors.New("the gateway is shutting down")
+
 // Options are what the API works on; all of them must be set. The functions are
-// called from many goroutines at once, but for Changed, Reset and Reload, which are
-// called one at a time.
+// called from many goroutines at once.
 type Options struct {
 	// Token is what a request must carry; not empty.
 	Token string
@@ -42,12 +44,16 @@ type Options struct {
 	Keyring func() *auth.Keyring
 	// Changed puts the store's keys in force. It is called after each change of
 	// the store and before the answer, so that a revocation holds for the next
-	// request.
+	// request: whichever of several calls ends last, what each was called for must
+	// be in force then.
 	Changed func() error
-	// Use is what a key has used by now.
-	Use func(k *auth.Key) admit.Use
-	// Reset begins a new quota period for a key, and keeps that on disk.
-	Reset func(id auth.ID) error
+	// Use is what a key of a ring has used by now. The ring need not be the one in
+	// force any more.
+	Use func(r *auth.Keyring, k *auth.Key) admit.Use
+	// Reset begins a new quota period for a key, and keeps that on disk. With an
+	// error begun tells whether the period has begun all the same and only may not
+	// outlive the process.
+	Reset func(id auth.ID) (begun bool, err error)
 	// Backends returns those of the routing table in force.
 	Backends func() []*route.Backend
 	// Latency is the time to a stream's first event that a backend is reckoned
@@ -59,26 +65,18 @@ type Options struct {
 	Reload func() error
 	// Client is the address that a request comes from; invalid when it has none.
 	Client func(ctx *fasthttp.RequestCtx) netip.Addr
-	// Failures slows those who do not have the token. It is this API's alone: its
-	// clock is the time since New.
-	Failures *auth.Failures
+	// Failed counts a request without the token and says how long its answer is to
+	// wait. It outlives this API, which every reload makes anew.
+	Failed func(ip netip.Addr) time.Duration
 	// Log gets a line for each change, and for each that failed.
 	Log *slog.Logger
-	// Now is the time of day, with a monotonic reading as time.Now has it.
-	Now func() time.Time
 }
 
 // API serves the operator's requests. It is safe for concurrent use.
 type API struct {
 	o     Options
 	token [sha256.Size]byte
-	began time.Time
 	after func(time.Duration) <-chan time.Time
-
-	// changes makes what changes something happen one after the other, from the
-	// write to the moment it is in force: else the keyring built first could be
-	// put in force last, and a revoked key be back.
-	changes sync.Mutex
 }
 
 // New returns the API. It panics without a token: nothing may stand in for it.
@@ -86,7 +84,7 @@ func New(o Options) *API {
 	if o.Token == "" {
 		panic("BUG: an admin API without a token")
 	}
-	return &API{o: o, token: sha256.Sum256([]byte(o.Token)), began: o.Now(), after: time.After}
+	return &API{o: o, token: sha256.Sum256([]byte(o.Token)), after: time.After}
 }
 
 // Serve answers a request for a path under /admin/, as the client sent it. It does
@@ -119,7 +117,7 @@ func (a *API) authorized(h *fasthttp.RequestHeader) bool {
 
 // slow makes who guesses tokens wait, until the server shuts down at the latest.
 func (a *API) slow(ctx *fasthttp.RequestCtx) {
-	wait := a.o.Failures.Add(int64(a.o.Now().Sub(a.began)), a.o.Client(ctx))
+	wait := a.o.Failed(a.o.Client(ctx))
 	if wait <= 0 {
 		return
 	}

@@ -84,7 +84,7 @@ func TestNoTokenIsNoAPI(t *testing.T) {
 			t.Error("an empty token is accepted")
 		}
 	}()
-	admin.New(admin.Options{Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	admin.New(admin.Options{Log: slog.New(slog.DiscardHandler)})
 }
 
 func TestGuessesAreSlowedAndTheOperatorIsNot(t *testing.T) {
@@ -292,6 +292,8 @@ func TestConfigAndReload(t *testing.T) {
 	if !strings.Contains(msg, "llmproxy.yaml:7: backends") || s.log.take(t) != nil {
 		t.Errorf("%s", msg)
 	}
+	s.reloadErr = fmt.Errorf("too late: %w", admin.ErrShuttingDown)
+	s.refuses(503, "shutting_down", "", s.ask("POST", "/admin/reload", "")) // no fault of the configuration
 }
 
 func TestEachChangeLeavesOneLineWithoutItsValues(t *testing.T) {

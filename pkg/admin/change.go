@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -58,10 +59,11 @@ func (a *API) showConfig(c *call) *openai.Error {
 }
 
 func (a *API) reload(c *call) *openai.Error {
-	a.changes.Lock()
 	err := a.o.Reload()
-	a.changes.Unlock()
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrShuttingDown):
+		return openai.ShuttingDown()
+	case err != nil:
 		return refusal(http.StatusUnprocessableEntity, "", "configuration_refused",
 			"The configuration before stays in force. "+err.Error())
 	}

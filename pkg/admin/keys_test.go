@@ -69,6 +69,26 @@ func TestAKeyIsShownWithItsUse(t *testing.T) {
 	}
 }
 
+// A key that is deleted between being found and being shown must not panic.
+func TestAKeyIsShownWithTheRingItWasFoundIn(t *testing.T) {
+	s := start(t)
+	_, id := s.makes(customer)
+	for _, c := range []struct{ method, path string }{{"GET", ""}, {"POST", "/reset-quota"}} {
+		before := s.ring.Load()
+		s.looked = func() {
+			ring, err := auth.NewKeyring(nil, auth.Defaults{})
+			if err != nil {
+				t.Error(err)
+			}
+			s.ring.Store(ring)
+		}
+		s.wants(200, s.ask(c.method, "/admin/api-keys/"+id+c.path, ""))
+		s.looked = nil
+		s.refuses(404, "key_not_found", "", s.ask(c.method, "/admin/api-keys/"+id+c.path, ""))
+		s.ring.Store(before)
+	}
+}
+
 func second(_, id string) string { return id }
 
 func TestAPatchChangesWhatItNames(t *testing.T) {
@@ -134,6 +154,11 @@ func TestAQuotaIsReset(t *testing.T) {
 	msg := s.refuses(503, "quota_not_reset", "", s.ask("POST", "/admin/api-keys/"+s.configuredID()+"/reset-quota", ""))
 	if lines := s.log.take(t); !strings.Contains(msg, "no space") || len(lines) != 1 || lines[0]["level"] != "ERROR" {
 		t.Errorf("%s, log %v", msg, lines)
+	}
+	s.begun = true
+	msg = s.refuses(503, "quota_reset_not_kept", "", s.ask("POST", "/admin/api-keys/"+s.configuredID()+"/reset-quota", ""))
+	if lines := s.log.take(t); !strings.Contains(msg, "in force") || len(lines) != 2 || lines[0]["action"] != "reset_quota" || lines[1]["level"] != "ERROR" {
+		t.Errorf("a reset that holds and may be lost: %s, log %v", msg, lines)
 	}
 	s.refuses(404, "key_not_found", "", s.ask("POST", "/admin/api-keys/0123456789abcdef/reset-quota", ""))
 }

@@ -45,12 +45,16 @@ type site struct {
 	client   *http.Client
 	dir      string
 	store    *keystore.Store
+	applying sync.Mutex // see changed
 	ring     atomic.Pointer[auth.Keyring]
+	looked   func() // after somebody asked for the ring; nil: nothing
+	failures *auth.Failures
 	table    *route.Table
 	clock    atomic.Int64 // ns after now
 	log      lines
 
 	changeErr, resetErr, reloadErr error
+	begun                          bool // by a reset that fails
 	reset                          []auth.ID
 	reloads                        int
 }
@@ -93,7 +97,7 @@ func (l *lines) take(t testing.TB) (all []map[string]any) {
 // newSite has not started to serve.
 func newSite(t testing.TB) *site {
 	t.Helper()
-	s := &site{t: t, dir: t.TempDir(), listener: fasthttputil.NewInmemoryListener()}
+	s := &site{t: t, dir: t.TempDir(), listener: fasthttputil.NewInmemoryListener(), failures: auth.NewFailures()}
 	var err error
 	if s.store, err = keystore.Open(s.dir, s.now); err != nil {
 		t.Fatal(err)
@@ -109,13 +113,14 @@ func newSite(t testing.TB) *site {
 		t.Fatal(err)
 	}
 	s.api = admin.New(admin.Options{
-		Token: token, Store: s.store, Keyring: s.ring.Load, Changed: s.changed,
-		Use: func(k *auth.Key) admit.Use {
-			return admit.Use{InFlight: 3, Quota: admit.QuotaUse{Used: 42, Period: "daily"}}
+		Token: token, Store: s.store, Keyring: s.keyring, Changed: s.changed,
+		Use: func(r *auth.Keyring, k *auth.Key) admit.Use {
+			r.Limits(k) // as the gateway does; it panics unless the key is of the ring
+			return admit.Use{InFlight: 3, Quota: &admit.QuotaUse{Used: 42, Period: "daily"}}
 		},
-		Reset: func(id auth.ID) error {
+		Reset: func(id auth.ID) (bool, error) {
 			s.reset = append(s.reset, id)
-			return s.resetErr
+			return s.begun || s.resetErr == nil, s.resetErr
 		},
 		Backends: s.table.Backends,
 		Latency: func(b *route.Backend) (time.Duration, bool) {
@@ -126,10 +131,9 @@ func newSite(t testing.TB) *site {
 			s.reloads++
 			return s.reloadErr
 		},
-		Client:   func(ctx *fasthttp.RequestCtx) netip.Addr { return netip.MustParseAddr("192.0.2.7") },
-		Failures: auth.NewFailures(),
-		Log:      slog.New(slog.NewJSONHandler(&s.log, nil)),
-		Now:      s.now,
+		Client: func(ctx *fasthttp.RequestCtx) netip.Addr { return netip.MustParseAddr("192.0.2.7") },
+		Failed: func(ip netip.Addr) time.Duration { return s.failures.Add(s.clock.Load(), ip) },
+		Log:    slog.New(slog.NewJSONHandler(&s.log, nil)),
 	})
 	return s
 }
@@ -154,11 +158,19 @@ func start(t testing.TB) *site {
 
 func (s *site) now() time.Time { return now.Add(time.Duration(s.clock.Load())) }
 
-// changed is what the gateway does: configured keys and the store's in one ring.
-func (s *site) changed() error {
-	if s.api != nil && !s.api.Changing() {
-		s.t.Error("another change could overtake this one")
+func (s *site) keyring() *auth.Keyring {
+	ring := s.ring.Load()
+	if s.looked != nil {
+		s.looked()
 	}
+	return ring
+}
+
+// changed is what the gateway does: configured keys and the store's in one ring. The
+// ring that is built last is put in force last.
+func (s *site) changed() error {
+	s.applying.Lock()
+	defer s.applying.Unlock()
 	if s.changeErr != nil {
 		return s.changeErr
 	}

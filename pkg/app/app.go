@@ -4,7 +4,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -20,7 +19,6 @@ import (
 	"github.com/llmproxy/llmproxy/pkg/gateway"
 	"github.com/llmproxy/llmproxy/pkg/listener"
 	"github.com/llmproxy/llmproxy/pkg/stats"
-	"github.com/llmproxy/llmproxy/pkg/webhook"
 )
 
 // Options are what a gateway is given beside its configuration.
@@ -31,7 +29,7 @@ type Options struct {
 	// configuration; Dial is how it reaches the backends. Tests use both.
 	Listener net.Listener
 	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Load reads the configuration anew, for the admin API; nil: it cannot.
+	// Load reads the configuration anew, for App.ReloadFile; nil: it cannot.
 	Load func() (*config.Config, error)
 	// Now is the time by which keys expire and quotas start anew; nil is the
 	// system's.
@@ -56,14 +54,17 @@ type App struct {
 	usage         *usageReports // nil without the hook
 	keys          *keys         // nil where nobody is asked for one, nor can make one
 	tidying       context.CancelFunc
-	adminFailures *auth.Failures
+	adminFailures *auth.Failures // by the time since born
+	born          time.Time
 
 	metrics, operator side // listeners of their own
 
-	mu     sync.Mutex // one reload at a time
+	ending sync.Once
+	mu     sync.Mutex // one reload at a time; guards what follows until closed is set
 	config *config.Config
 	now    *generation
 	access *gateway.AccessLog
+	onMain bool // the admin API is on the main port
 	closed bool
 }
 
@@ -72,7 +73,12 @@ func New(c *config.Config, o Options) (*App, error) {
 	if pending := c.Pending(); len(pending) > 0 {
 		return nil, &UnsupportedError{Settings: pending}
 	}
-	a := &App{options: o, log: o.Log, config: c, stats: stats.New(o.Version, o.GoVersion), hangups: forward.NewHangups(), adminFailures: auth.NewFailures()}
+	a := &App{
+		options: o, log: o.Log, config: c, stats: stats.New(o.Version, o.GoVersion), hangups: forward.NewHangups(),
+		adminFailures: auth.NewFailures(), born: time.Now(),
+	}
+	a.mu.Lock() // a request for a reload may come before all is in its place
+	defer a.mu.Unlock()
 	g, err := a.build(c, nil)
 	if err != nil {
 		a.hangups.Close()
@@ -112,14 +118,25 @@ func (a *App) open(c *config.Config) (err error) {
 	if a.usage != nil {
 		a.usage.register(a.stats)
 	}
-	if a.keys, err = openKeys(c, a.gateway, a.options); err != nil {
+	if err := a.useKeys(c); err != nil {
 		return err
 	}
+	return a.listen(c)
+}
+
+// useKeys puts the keys of a configuration in force. The first configuration that
+// needs the keys file opens it.
+func (a *App) useKeys(c *config.Config) (err error) {
 	if a.keys != nil {
+		if err = a.keys.use(c); err == nil {
+			a.keys.reload()
+		}
+		return err
+	}
+	if a.keys, err = openKeys(c, a.gateway, a.options); a.keys != nil {
 		a.keys.register(a.stats)
 	}
-	a.setAdmin(c)
-	return a.listen(c)
+	return err
 }
 
 // closeRecords closes what open opened on the disk.
@@ -168,75 +185,6 @@ func (a *App) Addr() net.Addr { return a.listener.Addr() }
 // Stats are the gateway's metrics.
 func (a *App) Stats() *stats.Set { return a.stats }
 
-// Reload puts a configuration in the place of the one in force. A request
-// under way keeps the old one. On an error nothing has changed.
-func (a *App) Reload(c *config.Config) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.closed {
-		return errors.New("cannot reload: the gateway is shutting down")
-	}
-	if pending := c.Pending(); len(pending) > 0 {
-		return &UnsupportedError{Settings: pending}
-	}
-	if c.Auth.Enabled != a.config.Auth.Enabled {
-		return errors.New("auth.enabled: to turn keys on or off takes a restart")
-	}
-	secured, err := a.readTLS(c)
-	if err != nil {
-		return err
-	}
-	var sender *webhook.Sender
-	if a.usage != nil {
-		if sender, err = a.usage.next(c); err != nil {
-			return err
-		}
-	}
-	next, err := a.build(c, a.now)
-	if err != nil {
-		return err
-	}
-	if a.keys != nil {
-		if err := a.keys.use(c); err != nil {
-			next.closeNew(a.now)
-			return err
-		}
-		a.keys.reload()
-	}
-	for _, key := range needRestart(a.config, c) {
-		a.log.Warn("this setting takes effect after a restart", "key", key)
-	}
-	if secured != nil {
-		a.certificates.use(c.TLS, secured)
-	}
-	if sender != nil {
-		a.usage.use(c.UsageHook, sender)
-	}
-	a.gateway.SetView(next.view)
-	a.now.checker.Close() // its last word must not come after the next one's first
-	next.start(a)
-	a.now.retire(a, next)
-	a.now, a.config = next, c
-	a.setAdmin(c)
-	a.setAccessLog(c.Log.Access)
-	return nil
-}
-
-// readTLS reads the files of the main listener's certificate anew; nil when TLS
-// is off, before or after.
-func (a *App) readTLS(c *config.Config) (*secrets, error) {
-	if a.certificates == nil || c.TLS.CertFile == "" {
-		return nil, nil
-	}
-	return readSecrets(c.TLS)
-}
-
-// ReloadFailed counts a configuration that could not be put in force.
-func (a *App) ReloadFailed() { a.stats.Reloaded(false, 0) }
-
-// Reloaded counts one that was.
-func (a *App) Reloaded() { a.stats.Reloaded(true, time.Now().Unix()) }
-
 func (a *App) setAccessLog(on bool) {
 	switch {
 	case on && a.access == nil:
@@ -253,54 +201,17 @@ func (a *App) setAccessLog(on bool) {
 	}
 }
 
-// needRestart lists the keys that differ and are fixed while the server runs.
-func needRestart(old, new *config.Config) []string {
-	hook := old.UsageHook.Enabled || new.UsageHook.Enabled
-	ownListener := old.Metrics.Listen != "" || new.Metrics.Listen != "" // for the metrics
-	var keys []string
-	for _, k := range []struct {
-		key     string
-		differs bool
-	}{
-		{"listen", old.Listen != new.Listen},
-		{"listen_mode", old.ListenMode != new.ListenMode},
-		{"tls", (old.TLS.CertFile == "") != (new.TLS.CertFile == "")},
-		{"server.max_header_size", old.Server.MaxHeaderSize != new.Server.MaxHeaderSize},
-		{"server.header_timeout", old.Server.HeaderTimeout != new.Server.HeaderTimeout},
-		{"server.idle_timeout", old.Server.IdleTimeout != new.Server.IdleTimeout},
-		{"server.write_timeout", old.Server.WriteTimeout != new.Server.WriteTimeout},
-		{"server.max_connections", old.Server.MaxConnections != new.Server.MaxConnections},
-		{"server.max_connections_per_ip", old.Server.MaxConnectionsPerIP != new.Server.MaxConnectionsPerIP},
-		{"admin.listen", old.Admin.Listen != new.Admin.Listen},
-		{"metrics.listen", old.Metrics.Listen != new.Metrics.Listen},
-		{"metrics.path", old.Metrics.Path != new.Metrics.Path && ownListener},
-		{"metrics.enabled", old.Metrics.Enabled != new.Metrics.Enabled && ownListener},
-		{"data_dir", old.DataDir != new.DataDir && hook},
-		{"usage_hook.enabled", old.UsageHook.Enabled != new.UsageHook.Enabled},
-		{"usage_hook.sync", old.UsageHook.Sync != new.UsageHook.Sync && hook},
-		{"usage_hook.on_journal_error", old.UsageHook.OnJournalError != new.UsageHook.OnJournalError && hook},
-		{"usage_hook.max_size", old.UsageHook.MaxSize != new.UsageHook.MaxSize && hook},
-		{"usage_hook.retention", old.UsageHook.Retention != new.UsageHook.Retention && hook},
-		{"log.level", old.Log.Level != new.Log.Level},
-		{"log.format", old.Log.Format != new.Log.Format},
-	} {
-		if k.differs {
-			keys = append(keys, k.key)
-		}
-	}
-	return keys
-}
-
 // Close drains the gateway and stops it: not ready at once, no new connection
 // after server.shutdown_delay, an error event to whatever is still open after
 // server.shutdown_timeout. It may be called again.
-func (a *App) Close() {
+func (a *App) Close() { a.ending.Do(a.close) }
+
+func (a *App) close() {
+	// Not for longer: a reload that an operator asks for now must not wait for
+	// the end, which waits for its connection.
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.closed {
-		return
-	}
 	a.closed = true
+	a.mu.Unlock()
 	s := a.config.Server
 	a.gateway.Drain()
 	if d := time.Duration(s.ShutdownDelay); d > 0 {
@@ -330,8 +241,10 @@ func (a *App) Close() {
 		a.certificates.close()
 	}
 	a.tidying()
-	a.metrics.close()
-	a.operator.close()
+	var sides sync.WaitGroup
+	sides.Go(a.metrics.close)
+	sides.Go(a.operator.close)
+	sides.Wait()
 	a.now.close()
 	a.hangups.Close()
 	a.closeRecords() // after the last request has ended

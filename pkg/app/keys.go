@@ -22,6 +22,7 @@ import (
 // keys are those of the configuration and those made at run time, together the
 // gateway's Keyring.
 type keys struct {
+	dir     string
 	store   *keystore.Store
 	gateway *gateway.Gateway
 	log     *slog.Logger
@@ -33,7 +34,8 @@ type keys struct {
 	defaults auth.Defaults
 	shadowed map[auth.ID]bool // stored keys that the configuration has too, of which the log knows
 
-	unreadable atomic.Bool // the keys file is not what is in force
+	unreadable atomic.Bool // the keys file is wrong, or has gone
+	behind     atomic.Bool // the store's keys could not be put in force
 	stop       context.CancelFunc
 }
 
@@ -46,7 +48,7 @@ func openKeys(c *config.Config, g *gateway.Gateway, o Options) (*keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &keys{store: store, gateway: g, log: o.Log, asked: c.Auth.Enabled, shadowed: map[auth.ID]bool{}}
+	k := &keys{dir: c.DataDir, store: store, gateway: g, log: o.Log, asked: c.Auth.Enabled, shadowed: map[auth.ID]bool{}}
 	if err := k.use(c); err != nil {
 		return nil, err
 	}
@@ -86,11 +88,16 @@ func (k *keys) use(c *config.Config) error {
 	return nil
 }
 
-// changed puts the keys of the store in force.
+// changed puts the keys of the store in force. It may be called at the same time:
+// the ring that is there afterwards has what was in the store before the call.
 func (k *keys) changed() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.apply()
+	err := k.apply()
+	if err != nil {
+		k.behind.Store(true)
+	}
+	return err
 }
 
 // apply builds the ring. A key that stands in both places is the configuration's.
@@ -121,12 +128,15 @@ func (k *keys) apply() error {
 	if k.asked {
 		k.gateway.SetKeys(ring)
 	}
+	k.behind.Store(false)
 	return nil
 }
 
-// reload takes over the keys file after somebody has written it.
+// reload takes over the keys file after somebody has written it, and what could not
+// be put in force before.
 func (k *keys) reload() {
 	changed, err := k.store.Reload()
+	changed = changed || k.behind.Load()
 	if err == nil && changed {
 		err = k.changed()
 	}
@@ -156,7 +166,7 @@ func (k *keys) register(s *stats.Set) {
 			return float64(n)
 		})
 	}
-	s.Gauge("llmproxy_keys_file_failing", func() float64 { return bit(k.unreadable.Load()) })
+	s.Gauge("llmproxy_keys_file_failing", func() float64 { return bit(k.unreadable.Load() || k.behind.Load()) })
 }
 
 // configured are the keys that the configuration gives.

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -48,6 +49,7 @@ func (a *App) listen(c *config.Config) error {
 		IdleTimeout:   time.Duration(c.Server.IdleTimeout),
 	})
 	a.registerConnections()
+	a.setAdmin(c)
 	a.metrics.start(a)
 	a.operator.start(a)
 	a.serve(&a.serving, a.server, ln)
@@ -112,10 +114,17 @@ type side struct {
 	server   *fasthttp.Server
 	listener *listener.Listener
 	serving  sync.WaitGroup
+
+	mu   sync.Mutex
+	open map[net.Conn]bool // connections
 }
 
-// sideTimeout is how long a peer there may be silent.
-const sideTimeout = 10 * time.Second
+const (
+	// sideTimeout is how long a peer there may be silent.
+	sideTimeout = 10 * time.Second
+	// sideGrace is how long requests there may take when the gateway ends.
+	sideGrace = time.Second
+)
 
 // openSide opens the listener at an address. A service manager need not pass it.
 func (a *App) openSide(s *side, address string, c *config.Config, sockets *passedSockets, h fasthttp.RequestHandler) (err error) {
@@ -126,12 +135,27 @@ func (a *App) openSide(s *side, address string, c *config.Config, sockets *passe
 	}
 	s.server = &fasthttp.Server{
 		NoDefaultServerHeader: true,
+		SecureErrorLogMessage: true,
 		ReadTimeout:           sideTimeout,
 		MaxRequestBodySize:    admin.MaxBody,
 		Logger:                slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 		Handler:               h,
+		ConnState:             s.track,
 	}
+	s.open = map[net.Conn]bool{}
 	return nil
+}
+
+// track is told of each connection.
+func (s *side) track(c net.Conn, state fasthttp.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch state {
+	case fasthttp.StateNew:
+		s.open[c] = true
+	case fasthttp.StateClosed:
+		delete(s.open, c)
+	}
 }
 
 func (s *side) start(a *App) {
@@ -140,12 +164,21 @@ func (s *side) start(a *App) {
 	}
 }
 
-// close ends the listener; what is cut short is no loss.
+// close ends the listener and its connections. What is cut short is no loss.
 func (s *side) close() {
-	if s.listener != nil {
-		_ = s.listener.Close()
+	if s.listener == nil {
+		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), sideGrace)
+	defer cancel()
+	_ = s.server.ShutdownWithContext(ctx) // leaves those that are silent, or slow
+	_ = s.listener.Close()                // nothing may have been served
 	s.serving.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		_ = c.Close()
+	}
 }
 
 // openMetrics gives the metrics their own listener when the configuration names

@@ -8,58 +8,59 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/llmproxy/llmproxy/pkg/admin"
-	"github.com/llmproxy/llmproxy/pkg/admit"
 	"github.com/llmproxy/llmproxy/pkg/auth"
 	"github.com/llmproxy/llmproxy/pkg/config"
 	"github.com/llmproxy/llmproxy/pkg/route"
 )
 
-// setAdmin puts the admin API in force that a configuration asks for: none
-// without a token.
+// setAdmin puts the admin API in force that a configuration asks for: none without
+// a token. Where it is found what listens decides, which only a restart changes. An
+// API that was to have a listener of its own from the first never comes to the main
+// port.
 func (a *App) setAdmin(c *config.Config) {
-	if c.Admin.Token == "" || a.keys == nil {
+	asked, own := c.Admin.Token != "", a.operator.server != nil
+	a.onMain = asked && !own && (a.onMain || c.Admin.Listen == "")
+	switch {
+	case !asked:
 		a.gateway.SetAdmin(nil, false)
-		return
+	case !own && !a.onMain:
+		a.log.Warn("there is no admin API until a restart: nothing listens at admin.listen yet", "address", c.Admin.Listen)
+		a.gateway.SetAdmin(nil, false)
+	default:
+		a.gateway.SetAdmin(a.newAdmin(c).Serve, a.onMain)
 	}
-	api := admin.New(admin.Options{
+}
+
+func (a *App) newAdmin(c *config.Config) *admin.API {
+	return admin.New(admin.Options{
 		Token:    string(c.Admin.Token),
 		Store:    a.keys.store,
 		Keyring:  a.keys.ring.Load,
 		Changed:  a.keys.changed,
-		Use:      func(k *auth.Key) admit.Use { return a.gateway.Use(a.keys.ring.Load(), k) },
+		Use:      a.gateway.Use,
 		Reset:    a.resetQuota,
 		Backends: func() []*route.Backend { return a.gateway.View().Table.Backends() },
 		Latency:  func(b *route.Backend) (time.Duration, bool) { return b.Latency() },
 		Config:   c.Redacted,
 		Reload:   a.reloadByRequest,
 		Client:   func(ctx *fasthttp.RequestCtx) netip.Addr { return a.gateway.Client(ctx) },
-		Failures: a.adminFailures,
+		Failed:   func(ip netip.Addr) time.Duration { return a.adminFailures.Add(int64(time.Since(a.born)), ip) },
 		Log:      a.log,
-		Now:      a.options.wallClock(),
 	})
-	a.gateway.SetAdmin(api.Serve, c.Admin.Listen == "")
 }
 
-func (a *App) resetQuota(id auth.ID) error {
+func (a *App) resetQuota(id auth.ID) (begun bool, err error) {
 	if a.records == nil {
-		return errors.New("quotas are counted with auth.enabled only")
+		return false, errors.New("quotas are counted with auth.enabled only")
 	}
-	return a.records.reset(id)
+	return true, a.records.reset(id)
 }
 
 // reloadByRequest is what POST /admin/reload does.
 func (a *App) reloadByRequest() error {
-	if a.options.Load == nil {
-		return errors.New("there is no configuration file to read")
+	_, err := a.ReloadFile()
+	if errors.Is(err, errClosed) {
+		return admin.ErrShuttingDown
 	}
-	c, err := a.options.Load()
-	if err == nil {
-		err = a.Reload(c)
-	}
-	if err != nil {
-		a.ReloadFailed()
-		return err
-	}
-	a.Reloaded()
-	return nil
+	return err
 }

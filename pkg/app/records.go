@@ -30,10 +30,11 @@ type records struct {
 	gateway *gateway.Gateway
 	now     func() time.Time
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards what follows; held by whoever counts, saves and reports
 	tail     *events.Tail
 	totals   *quota.Totals
 	saved    uint64 // the last event that is in the file
+	unsaved  bool   // a reset is not in the file
 	opened   time.Time
 	counting bool // the accounts are open
 
@@ -87,6 +88,8 @@ func openRecords(c *config.Config, g *gateway.Gateway, o Options) (*records, err
 
 // recover adds what the journal has to what the file had, and opens the accounts.
 func (r *records) recover() (err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.totals, err = quota.LoadTotals(r.path()); err != nil {
 		return err
 	}
@@ -114,13 +117,24 @@ func (r *records) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-count.C:
-			r.report(r.count())
+			r.keep(false)
 		case <-save.C:
-			r.report(r.save())
+			r.keep(true)
 		case <-tidy.C:
 			r.tidy()
 		}
 	}
+}
+
+// keep adds up what is new and, when it is time or the last time failed, writes it.
+func (r *records) keep(write bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.count()
+	if write || r.failing.Load() {
+		err = errors.Join(err, r.save())
+	}
+	r.report(err)
 }
 
 // tidy forgets the use of keys that are no more, after a while.
@@ -151,8 +165,6 @@ func (r *records) report(err error) {
 
 // count adds the events that came since the last time.
 func (r *records) count() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	last, err := r.tail.Each(func(e events.Event) {
 		id, err := auth.ParseID(e.Record.KeyID)
 		if err != nil || e.Record.Period == 0 {
@@ -170,9 +182,7 @@ func (r *records) count() error {
 
 // save writes the sums, and lets the journal go of what they were made of.
 func (r *records) save() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.totals.Event == r.saved {
+	if r.totals.Event == r.saved && !r.unsaved {
 		return nil
 	}
 	return r.write()
@@ -182,18 +192,24 @@ func (r *records) write() error {
 	if err := r.totals.Save(r.path()); err != nil {
 		return err
 	}
-	r.saved = r.totals.Event
+	r.saved, r.unsaved = r.totals.Event, false
 	r.log.Hold(r.saved)
 	return nil
 }
 
-// reset begins a new term of a key's quota. When it returns that is on the disk.
+// reset begins a new term of a key's quota. Without an error that is on the disk;
+// with one the term has begun all the same, and is written as soon as can be.
 func (r *records) reset(id auth.ID) error {
 	t := r.gateway.Book().Account(id).Reset(r.now())
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.totals.Reset(id, t.Start)
-	return r.write()
+	r.unsaved = true
+	err := r.write()
+	if err != nil {
+		r.report(err)
+	}
+	return err
 }
 
 // close adds up and writes what is left, and closes the log, once reports, which
@@ -207,6 +223,8 @@ func (r *records) close(reports *usageReports) {
 		}
 		r.stop()
 		r.done.Wait()
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		if err := errors.Join(r.count(), r.save(), r.log.Close()); err != nil {
 			r.logger.Error("the log of usage did not close well", "directory", r.dir, "error", err)
 		}

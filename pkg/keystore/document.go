@@ -174,10 +174,15 @@ func (t *text) hash() (hash [32]byte, err error) {
 		return hash, err
 	}
 	digits, ok := strings.CutPrefix(s, hashPrefix)
-	if n, err := hex.DecodeString(digits); ok && err == nil && len(n) == len(hash) {
-		return [32]byte(n), nil
+	n, err := hex.DecodeString(digits)
+	if !ok || err != nil || len(n) != len(hash) {
+		return hash, &fault{at: at, message: "must be sha256: and 64 hexadecimal digits, as llmproxy keys hash prints it; never the key itself"}
 	}
-	return hash, &fault{at: at, message: "must be sha256: and 64 hexadecimal digits, as llmproxy keys hash prints it; never the key itself"}
+	hash = [32]byte(n)
+	if hash == [32]byte{} || hash == auth.Hash("") {
+		return hash, &fault{at: at, message: "is that of no key: llmproxy keys hash prints one"}
+	}
+	return hash, nil
 }
 
 func (t *text) last4() (string, error) {
@@ -210,7 +215,7 @@ func (d *document) index(id auth.ID) int {
 // with is the document with one more key, behind the others.
 func (d *document) with(k *auth.Key) (*document, error) {
 	if d.index(k.ID()) >= 0 {
-		return nil, ErrExists
+		return nil, errExists
 	}
 	text, k, err := readBack(k)
 	if err != nil {

@@ -67,6 +67,8 @@ func TestFilesThatAPersonBreaks(t *testing.T) {
 		{"no hash", `{"version":1,"keys":[{"name":"a"}]}`, "1: keys[0]: key_hash is missing: llmproxy keys hash prints it"},
 		{"the key for its hash", `{"version":1,"keys":[{"key_hash":"sk-secret"}]}`, "1: keys[0]: key_hash: must be sha256: and 64 hexadecimal digits"},
 		{"half a hash", `{"version":1,"keys":[{"key_hash":"` + hash[:70] + `"}]}`, "1: keys[0]: key_hash: must be sha256: and 64"},
+		{"a hash of zeros", `{"version":1,"keys":[` + "\n" + `{"key_hash":"sha256:` + strings.Repeat("0", 64) + `"}]}`, "2: keys[0]: key_hash: is that of no key"},
+		{"the hash of nothing", `{"version":1,"keys":[` + "\n" + `{"key_hash":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}]}`, "2: keys[0]: key_hash: is that of no key"},
 		{"the key in plain", entry(`"key": "sk-secret"`), "3: key " + id + `: unknown field "key"`},
 		{"the key for a name", entry(`"sk-secret": {}`), "3: key " + id + ": unknown field; there are key_hash, "},
 		{"the key for its end", entry(`"last4": "sk-secret"`), "3: key " + id + ": last4: must be the last four characters"},

@@ -19,12 +19,11 @@ import (
 	"github.com/llmproxy/llmproxy/pkg/auth"
 )
 
-var (
-	// ErrNotFound says that the file has no key with the id.
-	ErrNotFound = errors.New("the keys file has no such key")
-	// ErrExists says that the file has a key with the id already.
-	ErrExists = errors.New("the keys file has this key already")
-)
+// ErrNotFound says that the file has no key with the id.
+var ErrNotFound = errors.New("the keys file has no such key")
+
+// errExists is for a key that was made twice, which is next to impossible.
+var errExists = errors.New("the keys file has this key already")
 
 const (
 	fileName = "keys.json"
@@ -143,9 +142,9 @@ func (s *Store) parse(text []byte) (*document, error) {
 }
 
 // Add puts k at the end of the file. It sets k's Source, and Created if that is
-// zero; k must not be in a Keyring yet. The error is ErrExists for a key that is in
-// the file, a *SpecError for one that no Spec could make, or tells why the file
-// cannot be read or written.
+// zero; k must not be in a Keyring yet. The error is a *SpecError for a key that no
+// Spec could make, or tells that the file has the key already, or why it cannot be
+// read or written.
 func (s *Store) Add(k *auth.Key) error {
 	k.Source = auth.Stored
 	if k.Created == 0 {
@@ -158,8 +157,7 @@ func (s *Store) Add(k *auth.Key) error {
 }
 
 // Replace puts what edit makes of the key in its place, and returns it. An error of
-// edit is returned as it is, others are as those of Add, with ErrNotFound for
-// ErrExists. edit may be given a key that another process has just changed; the hash
+// edit is returned as it is, others are ErrNotFound or as those of Add. edit may be given a key that another process has just changed; the hash
 // it cannot change.
 func (s *Store) Replace(id auth.ID, edit func(auth.Key) (*auth.Key, error)) (replaced *auth.Key, err error) {
 	err = s.change(func(d *document) (*document, error) {
