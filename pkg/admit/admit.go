@@ -58,9 +58,9 @@ type Request struct {
 	Term   *quota.Term // nil: no account
 	Quota  int64       // tokens in the term, 0: no limit
 	// Prompt is how many tokens the prompt has, about; Output how many an answer may
-	// have by the request's own word, -1 when it does not say; Answers how many there
-	// will be, 0 is 1.
-	Prompt, Output, Answers int64
+	// have by the request's own word, -1 when it does not say, and is then taken to be
+	// AtLeast so many; Answers how many there will be, 0 is 1.
+	Prompt, Output, AtLeast, Answers int64
 }
 
 // Refusal is why a request cannot go on, and when it could.
@@ -144,7 +144,7 @@ func (g *Gate) Enter(t *Ticket, r *Request) (Refusal, bool) {
 	if !entered {
 		a.refuse(Concurrent, slotWait)
 	}
-	a.tokens = min(max(r.Prompt, 0)+g.output(s, r.Output)*max(1, min(r.Answers, maxAnswers)), maxEstimate)
+	a.tokens = min(max(r.Prompt, 0)+max(g.output(s, r.Output), min(r.AtLeast, maxEstimate))*max(1, min(r.Answers, maxAnswers)), maxEstimate)
 	a.take(r)
 	a.takeGlobal(&g.global, r.Global)
 	if a.by != None {

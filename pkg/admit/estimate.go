@@ -38,7 +38,8 @@ const (
 	// maxAnswers what an answer's is multiplied by.
 	maxEstimate = 1 << 40
 	maxAnswers  = 1 << 20
-	// perByte is what a byte of a prompt has of a token, until it is learnt.
+	// perByte is what a byte of a prompt has of a token, at least: whoever sends blanks,
+	// or prompts that are hardly more than their JSON, teaches nothing of text.
 	perByte = 0.25
 )
 
@@ -78,10 +79,7 @@ func (g *Gate) Model(name string) *Model {
 // at most one a byte.
 func (m *Model) Prompt(bytes int) int64 {
 	ratio, deviation := m.ratio.load()
-	if ratio == 0 {
-		ratio = perByte
-	}
-	return int64(math.Ceil(float64(max(bytes, 1)) * min(ratio+deviation, 1)))
+	return int64(math.Ceil(float64(max(bytes, 1)) * min(max(ratio+deviation, perByte), 1)))
 }
 
 // Learn takes how many tokens a prompt had. What has more than one a byte was not

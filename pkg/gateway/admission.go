@@ -32,45 +32,30 @@ func (x *Exchange) admit(ctx *fasthttp.RequestCtx) *openai.Error {
 		x.term = g.book.Account(i.id).Term(r.Wall, period, v.Location)
 		r.Term = x.term
 	}
-	if x.request.Background && (r.Quota > 0 || i.limits.Tokens.Limited()) {
+	if x.estimate(ctx, &r) && (r.Quota > 0 || i.limits.Tokens.Limited()) {
 		return openai.BadRequest("background", "A response in the background cannot be counted, and this API key has a limit on tokens.")
 	}
-	x.estimate(ctx, &r)
 	if refusal, ok := g.gate.Enter(&x.ticket, &r); !ok {
 		return x.limited(refusal)
 	}
 	return nil
 }
 
-// estimate says how many tokens the request will use, by the fields that its
-// endpoint's engines read.
-func (x *Exchange) estimate(ctx *fasthttp.RequestCtx, r *admit.Request) {
-	q, says := &x.request, int64(-1)
+// estimate says how many tokens the request will use, and whether that is at a time
+// when it is over.
+func (x *Exchange) estimate(ctx *fasthttp.RequestCtx, r *admit.Request) (background bool) {
 	switch x.endpoint.kind {
 	case usage.KindNone:
-		return
+		return false
 	case usage.KindAudio: // of sound the bytes tell nothing
-		r.Output, r.Answers = says, 1
-		return
-	case usage.KindPooling:
-		says = 0
-	case usage.KindChat, usage.KindCompletions, usage.KindMessages:
-		says = q.MaxTokens
-	case usage.KindResponses:
-		says = q.MaxOutputTokens
-	case usage.KindTGI:
-		says = q.MaxNewTokens
+		r.Output = -1
+		return false
 	}
-	x.promptBytes = promptBytes(ctx.Request.Body())
+	e := usage.Expect(x.endpoint.kind, ctx.Request.Body())
+	x.promptBytes, x.answers = e.Bytes, e.Answers
 	x.model = x.view.about(x.call.Pool).model(x.gateway.gate)
-	r.Prompt, r.Output = x.model.Prompt(x.promptBytes), says
-	r.Answers = times(q.Answers, q.Prompts)
-}
-
-// times is a product that does not overflow.
-func times(a, b int64) int64 {
-	const most = 1 << 20
-	return min(a, most) * min(b, most)
+	r.Prompt, r.Output, r.AtLeast, r.Answers = x.model.Prompt(e.Bytes), e.Output, e.AtLeast, e.Answers
+	return e.Background && x.endpoint.kind == usage.KindResponses
 }
 
 // limited says which limit a request was refused by, and when it would pass.
@@ -120,7 +105,7 @@ func resets(t *quota.Term) time.Time {
 // its slot back.
 func (x *Exchange) settleTicket(total, output int64, now time.Time) {
 	x.ticket.Settle(now, total)
-	x.ticket.Answered(output / max(1, times(x.request.Answers, x.request.Prompts)))
+	x.ticket.Answered(output / max(1, x.answers))
 	x.ticket.Leave(now)
 }
 

@@ -51,6 +51,7 @@ type Exchange struct {
 	term        *quota.Term  // of the key's account, nil without a key
 	model       *admit.Model // what is learnt of prompts, nil where there is none
 	promptBytes int
+	answers     int64     // that were expected, 0: not known
 	metering    *metering // nil: usage is neither recorded nor limited
 
 	client   io.Writer     // while the answer is relayed

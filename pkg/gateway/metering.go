@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"encoding/hex"
 	"time"
 	"unsafe"
@@ -93,7 +92,7 @@ func (x *Exchange) meterUsage(ctx *fasthttp.RequestCtx) *openai.Error {
 	}
 	x.metering = m
 	if x.promptBytes == 0 && e.kind != usage.KindNone {
-		x.promptBytes = promptBytes(ctx.Request.Body())
+		x.promptBytes = usage.PromptBytes(ctx.Request.Body())
 	}
 	if x.ticket.Valid() || m.logged {
 		x.askUsage(m, ctx.Request.Body()) // the parts of the body are m's from here on
@@ -233,6 +232,11 @@ func (x *Exchange) endUsage(outcome events.Outcome, status int) {
 	if x.model != nil && !r.Estimated {
 		x.model.Learn(x.promptBytes, r.Prompt)
 	}
+	if r.Total == 0 && r.Estimated && x.model != nil {
+		// It left before there was an answer, and the engine may have worked all the
+		// same: it is not billed for what nobody counted, but not free to repeat either.
+		x.ticket.Charge(now, x.model.Prompt(x.promptBytes))
+	}
 	// The client may ask again as soon as it has the end.
 	x.settleTicket(r.Total, r.Completion, now)
 }
@@ -240,71 +244,6 @@ func (x *Exchange) endUsage(outcome events.Outcome, status int) {
 // bytesPerToken is what a token of a prompt has, about, where the engine does not
 // say how many there were.
 const bytesPerToken = 4
-
-// promptBytes is how long a body is where a picture or sound in base64 counts as a
-// few bytes: it has few tokens for its length.
-func promptBytes(body []byte) int {
-	n := len(body)
-	if n <= largeBody {
-		return n
-	}
-	for rest := body; ; {
-		i := bytes.Index(rest, []byte(`"data`))
-		if i < 0 {
-			return n
-		}
-		run := base64Run(rest[:i], rest[i+len(`"data`):])
-		if run > mediaBytes {
-			n -= run - mediaBytes - run/mediaShare
-		}
-		rest = rest[i+len(`"data`)+run:]
-	}
-}
-
-// base64Run is the length of what stands in base64 behind a `"data`: as the value of
-// that name, or as a data URL that is the value of a url. In a text, where quotes are
-// escaped, neither can stand.
-func base64Run(before, after []byte) int {
-	from := 0
-	switch {
-	case bytes.HasPrefix(after, []byte(`":"`)):
-		from = len(`":"`)
-	case bytes.HasPrefix(after, []byte(`": "`)):
-		from = len(`": "`)
-	case bytes.HasSuffix(before, []byte(`"url":`)), bytes.HasSuffix(before, []byte(`"url": `)):
-		i := bytes.Index(after[:min(len(after), maxMediaType)], []byte(";base64,"))
-		if i < 0 {
-			return 0
-		}
-		from = i + len(";base64,")
-	default:
-		return 0
-	}
-	to := from
-	for to < len(after) && isBase64(after[to]) {
-		to++
-	}
-	if to == len(after) || after[to] != '"' {
-		return 0
-	}
-	return to - from
-}
-
-func isBase64(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '+' || c == '/' || c == '='
-}
-
-const (
-	// A picture or sound counts as mediaBytes and a mediaShare of its own: about 256
-	// tokens, and 1,000 more for a megabyte.
-	mediaBytes = 1 << 10
-	mediaShare = 256
-	// maxMediaType is how long the media type of a data URL may be.
-	maxMediaType = 128
-)
-
-// largeBody is what a body has at least to be looked through for base64.
-const largeBody = 16 << 10
 
 // fill brings the record up to now.
 func (x *Exchange) fill(now time.Time) {

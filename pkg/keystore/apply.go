@@ -214,6 +214,9 @@ func (s *Spec) setExpiry(k *auth.Key) *SpecError {
 	if err != nil {
 		return wrong("expires_at", "is not a time in RFC 3339; write for example 2026-12-31T23:59:59Z")
 	}
+	if t.Unix() <= 0 { // the zero time of many a program: whoever wrote it meant another
+		return wrong("expires_at", "must be after 1970: for a key that never ends remove it")
+	}
 	k.Expires = auth.At(t)
 	return nil
 }

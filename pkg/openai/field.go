@@ -21,12 +21,7 @@ const (
 	fieldStreamOptions
 	fieldPreviousResponseID
 	fieldParameters
-	fieldBackground
-	fieldN
-	fieldBestOf
-	fieldPrompt
 	fieldMaxNewTokens
-	fieldMaxOutputTokens
 	fieldMaxTokens
 	fieldMaxCompletionTokens
 )
@@ -37,12 +32,7 @@ var fieldNames = [...]string{
 	fieldStreamOptions:       "stream_options",
 	fieldPreviousResponseID:  "previous_response_id",
 	fieldParameters:          "parameters",
-	fieldBackground:          "background",
-	fieldN:                   "n",
-	fieldBestOf:              "best_of",
-	fieldPrompt:              "prompt",
 	fieldMaxNewTokens:        "max_new_tokens",
-	fieldMaxOutputTokens:     "max_output_tokens",
 	fieldMaxTokens:           "max_tokens",
 	fieldMaxCompletionTokens: "max_completion_tokens",
 }
@@ -92,10 +82,10 @@ func (s *scanner) field(quoted []byte, in scope) (field, bool) {
 	return fieldNone, true
 }
 
-// mayBeField spares most names the comparisons: fields begin with b, m, n, p or s, in
+// mayBeField spares most names the comparisons: fields begin with m, p or s, in
 // either case, or with U+017F, which folds to s.
 func mayBeField(c byte) bool {
-	return c|0x20 == 'm' || c|0x20 == 'b' || c|0x20 == 'n' || c|0x20 == 'p' || c|0x20 == 's' || c == 0xC5
+	return c|0x20 == 'm' || c|0x20 == 'p' || c|0x20 == 's' || c == 0xC5
 }
 
 // take keeps the value of a field.
@@ -114,15 +104,7 @@ func (s *scanner) take(f field, at Span) bool {
 		r.StreamOptionsSpan = at
 	case fieldPreviousResponseID:
 		return s.takePrevious(v)
-	case fieldBackground:
-		r.Background = v[0] == 't'
-	case fieldN, fieldBestOf:
-		if n, ok := integer(v); ok { // what is none the engine refuses
-			r.Answers = max(r.Answers, n)
-		}
-	case fieldPrompt:
-		r.Prompts = prompts(v)
-	case fieldMaxNewTokens, fieldMaxOutputTokens, fieldMaxTokens, fieldMaxCompletionTokens:
+	case fieldMaxNewTokens, fieldMaxTokens, fieldMaxCompletionTokens:
 		return s.takeTokens(f, at)
 	}
 	return true
@@ -164,70 +146,26 @@ func (s *scanner) text(v []byte) (text string, ok bool) {
 	return unsafe.String(&v[1], len(v)-2), true
 }
 
-// takeTokens keeps a limit. What is wrong with the Responses API's the engine tells,
-// in the words of that.
+// takeTokens keeps the limit of the field that engines prefer. 256.0 and 1e3 are
+// integers to Python's engines, so they are to us.
 func (s *scanner) takeTokens(f field, at Span) bool {
 	v := s.b[at.Start:at.End]
 	if v[0] == 'n' {
 		return true
 	}
-	n, ok := integer(v)
-	if !ok {
-		return f == fieldMaxOutputTokens || s.fail(f.String(), "\""+f.String()+"\" must be an integer")
-	}
-	n = max(n, -1)
-	switch {
-	case f == fieldMaxNewTokens:
-		s.r.MaxNewTokens = n
-	case f == fieldMaxOutputTokens:
-		s.r.MaxOutputTokens = n
-	case f >= s.tokens:
-		s.tokens, s.r.MaxTokens = f, n
-	}
-	return true
-}
-
-// integer reads a JSON number. 256.0 and 1e3 are integers to Python's engines, so
-// they are to us.
-func integer(v []byte) (n int64, ok bool) {
 	text := unsafe.String(&v[0], len(v))
 	n, err := strconv.ParseInt(text, 10, 64)
-	if err == nil {
-		return n, true
-	}
-	x, err := strconv.ParseFloat(text, 64)
-	if err != nil || x != math.Trunc(x) || math.Abs(x) >= 1<<53 {
-		return 0, false
-	}
-	return int64(x), true
-}
-
-// prompts is how many prompts a valid value of "prompt" is: a list of texts or of
-// lists of tokens is many, a list of tokens one.
-func prompts(v []byte) int64 {
-	if v[0] != '[' {
-		return 1
-	}
-	n, depth := int64(0), 0
-	for i := 0; i < len(v); i++ {
-		switch v[i] {
-		case '"':
-			if depth == 1 {
-				n++
-			}
-			for i++; v[i] != '"'; i++ {
-				if v[i] == '\\' {
-					i++
-				}
-			}
-		case '[', '{':
-			if depth == 1 {
-				n++
-			}
-			depth++
-		case ']', '}':
-			depth--
+	if err != nil {
+		x, err := strconv.ParseFloat(text, 64)
+		if err != nil || x != math.Trunc(x) || math.Abs(x) >= 1<<53 {
+			return s.fail(f.String(), "\""+f.String()+"\" must be an integer")
 		}
+		n = int64(x)
 	}
-	return max(n, 1)
+	if f < s.tokens {
+		return true
+	}
+	s.tokens = f
+	s.r.MaxTokens, s.r.MaxTokensSpan = max(n, -1), at
+	return true
 }

@@ -13,20 +13,12 @@ type Request struct {
 	ModelSpan Span   // includes the quotes
 	Stream    bool
 
-	StreamSpan, StreamOptionsSpan Span
+	StreamSpan, StreamOptionsSpan, MaxTokensSpan Span
 
-	// How many tokens an answer may have: MaxTokens is max_completion_tokens, else
-	// max_tokens, MaxOutputTokens the Responses API's max_output_tokens, MaxNewTokens
-	// TGI's parameters.max_new_tokens. -1 when it is not there, null, or negative
-	// (llama.cpp's "no limit").
-	MaxTokens, MaxOutputTokens, MaxNewTokens int64
-
-	// Answers is how many answers each prompt gets, by n or best_of, and Prompts how
-	// many prompts there are; at least 1.
-	Answers, Prompts int64
-
-	// Background is the Responses API's: the answer is fetched later.
-	Background bool
+	// MaxTokens is max_completion_tokens, else max_tokens, else TGI's
+	// parameters.max_new_tokens; -1 when none of them is there or it is null or
+	// negative (llama.cpp's "no limit"). MaxTokensSpan is the one it came from.
+	MaxTokens int64
 
 	// PreviousResponseID is previous_response_id, decoded: the response that this one
 	// continues, at most 512 bytes; "" when absent or null.
@@ -56,7 +48,7 @@ func (e *SyntaxError) Error() string {
 
 // Reset forgets the request and keeps the memory of its own.
 func (r *Request) Reset() {
-	*r = Request{MaxTokens: -1, MaxOutputTokens: -1, MaxNewTokens: -1, Answers: 1, Prompts: 1, decoded: reuse(r.decoded), quoted: reuse(r.quoted)}
+	*r = Request{MaxTokens: -1, decoded: reuse(r.decoded), quoted: reuse(r.quoted)}
 }
 
 // Parse reads body, validates all of it as JSON (RFC 8259, in valid UTF-8, nested

@@ -13,10 +13,10 @@ import (
 
 func TestParseFinds(t *testing.T) {
 	type want struct {
-		model                        string
-		stream                       bool
-		maxTokens                    int64
-		modelAt, streamAt, optionsAt string // the text of each span
+		model                                    string
+		stream                                   bool
+		maxTokens                                int64
+		modelAt, streamAt, optionsAt, maxTokens_ string // the text of each span
 	}
 	for name, c := range map[string]struct {
 		body string
@@ -24,9 +24,9 @@ func TestParseFinds(t *testing.T) {
 	}{
 		"plain chat": {
 			`{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true,"stream_options":{"include_usage":true},"max_tokens":16}`,
-			want{"m", true, 16, `"m"`, "true", `{"include_usage":true}`},
+			want{"m", true, 16, `"m"`, "true", `{"include_usage":true}`, "16"},
 		},
-		"white space everywhere":           {" \r\n\t{ \"model\" : \"m\" ,\n\"stream\" : false } \n", want{"m", false, -1, `"m"`, "false", ""}},
+		"white space everywhere":           {" \r\n\t{ \"model\" : \"m\" ,\n\"stream\" : false } \n", want{"m", false, -1, `"m"`, "false", "", ""}},
 		"empty object":                     {`{}`, want{maxTokens: -1}},
 		"null model is no model":           {`{"model":null}`, want{maxTokens: -1, modelAt: "null"}},
 		"null stream does not stream":      {`{"stream":null}`, want{maxTokens: -1, streamAt: "null"}},
@@ -36,15 +36,17 @@ func TestParseFinds(t *testing.T) {
 		"nested model is not ours":         {`{"metadata":{"model":"x","stream":1,"Model":2},"model":"m"}`, want{model: "m", maxTokens: -1, modelAt: `"m"`}},
 		"model in a string is not ours":    {`{"prompt":"\",\"model\":\"x\"","model":"m"}`, want{model: "m", maxTokens: -1, modelAt: `"m"`}},
 		"unknown fields twice pass":        {`{"x":1,"x":2,"messages":[],"messages":{}}`, want{maxTokens: -1}},
-		"newer name of the limit wins":     {`{"max_completion_tokens":5,"max_tokens":7}`, want{maxTokens: 5}},
-		"newer name wins from behind":      {`{"max_tokens":7,"max_completion_tokens":5}`, want{maxTokens: 5}},
-		"null limit yields to the other":   {`{"max_tokens":7,"max_completion_tokens":null}`, want{maxTokens: 7}},
+		"newer name of the limit wins":     {`{"max_completion_tokens":5,"max_tokens":7}`, want{maxTokens: 5, maxTokens_: "5"}},
+		"newer name wins from behind":      {`{"max_tokens":7,"max_completion_tokens":5}`, want{maxTokens: 5, maxTokens_: "5"}},
+		"null limit yields to the other":   {`{"max_tokens":7,"max_completion_tokens":null}`, want{maxTokens: 7, maxTokens_: "7"}},
+		"TGI limit":                        {`{"inputs":"x","parameters":{"max_new_tokens":20,"model":3}}`, want{maxTokens: 20, maxTokens_: "20"}},
+		"TGI limit yields to OpenAI's":     {`{"max_tokens":7,"parameters":{"max_new_tokens":20}}`, want{maxTokens: 7, maxTokens_: "7"}},
 		"TGI limit elsewhere is not ours":  {`{"max_new_tokens":"x","p":{"parameters":{"max_new_tokens":"x"}}}`, want{maxTokens: -1}},
 		"max_tokens below parameters":      {`{"parameters":{"max_tokens":"x"}}`, want{maxTokens: -1}},
 		"parameters of another kind":       {`{"parameters":[{"max_new_tokens":1}]}`, want{maxTokens: -1}},
-		"no limit the llama.cpp way":       {`{"max_tokens":-1}`, want{maxTokens: -1}},
-		"negative limit is none":           {`{"max_tokens":-7}`, want{maxTokens: -1}},
-		"integral float, from Python":      {`{"max_tokens":256.0}`, want{maxTokens: 256}},
+		"no limit the llama.cpp way":       {`{"max_tokens":-1}`, want{maxTokens: -1, maxTokens_: "-1"}},
+		"negative limit is none":           {`{"max_tokens":-7}`, want{maxTokens: -1, maxTokens_: "-7"}},
+		"integral float, from Python":      {`{"max_tokens":256.0}`, want{maxTokens: 256, maxTokens_: "256.0"}},
 		"numbers of every form":            {`{"x":[0,-0,1.5,-1e3,1E+2,0.1e-7,12345678901234567890]}`, want{maxTokens: -1}},
 		"prefix and suffix of a known key": {`{"mode":1,"models":2,"streams":3,"s":4,"":5}`, want{maxTokens: -1}},
 		"long name written in escapes":     {`{"` + strings.Repeat(`\u006d`, 300) + `":1}`, want{maxTokens: -1}},
@@ -57,7 +59,7 @@ func TestParseFinds(t *testing.T) {
 			if err := r.Parse(body); err != nil {
 				t.Fatal(err)
 			}
-			got := want{r.Model, r.Stream, r.MaxTokens, at(r.ModelSpan), at(r.StreamSpan), at(r.StreamOptionsSpan)}
+			got := want{r.Model, r.Stream, r.MaxTokens, at(r.ModelSpan), at(r.StreamSpan), at(r.StreamOptionsSpan), at(r.MaxTokensSpan)}
 			if got != c.want {
 				t.Errorf("got  %+v\nwant %+v", got, c.want)
 			}
@@ -258,7 +260,7 @@ func TestParseForgetsTheBodyBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r.Model != "" || r.Stream || r.MaxTokens != -1 || r.ModelSpan != (Span{}) || r.StreamSpan != (Span{}) ||
-		r.StreamOptionsSpan != (Span{}) || r.ObjectEnd != 2 {
+		r.StreamOptionsSpan != (Span{}) || r.MaxTokensSpan != (Span{}) || r.ObjectEnd != 2 {
 		t.Errorf("left over: %+v", r)
 	}
 }
@@ -294,39 +296,5 @@ func TestSplice(t *testing.T) {
 				t.Errorf("a second time: %s", bytes.Join(again, nil))
 			}
 		})
-	}
-}
-
-// What a request may cost must be told by the fields that its engine reads: another
-// API's must not make it cheap.
-func TestParseTellsWhatMayBeGenerated(t *testing.T) {
-	type most struct{ tokens, output, fresh, answers, prompts int64 }
-	for name, c := range map[string]struct {
-		body string
-		want most
-	}{
-		"nothing said":                {`{}`, most{-1, -1, -1, 1, 1}},
-		"each API's own limit":        {`{"max_tokens":1,"max_output_tokens":2,"parameters":{"max_new_tokens":3}}`, most{1, 2, 3, 1, 1}},
-		"in another order":            {`{"parameters":{"max_new_tokens":3},"max_output_tokens":2,"max_completion_tokens":1}`, most{1, 2, 3, 1, 1}},
-		"the Responses API's is null": {`{"max_output_tokens":null}`, most{-1, -1, -1, 1, 1}},
-		"the Responses API's is none": {`{"max_output_tokens":"9"}`, most{-1, -1, -1, 1, 1}},
-		"n":                           {`{"n":128}`, most{-1, -1, -1, 128, 1}},
-		"n as Python writes it":       {`{"n":128.0}`, most{-1, -1, -1, 128, 1}},
-		"n that is none":              {`{"n":"x"}`, most{-1, -1, -1, 1, 1}},
-		"n below one":                 {`{"n":-5}`, most{-1, -1, -1, 1, 1}},
-		"more are made than given":    {`{"n":2,"best_of":5}`, most{-1, -1, -1, 5, 1}},
-		"one prompt":                  {`{"prompt":"a"}`, most{-1, -1, -1, 1, 1}},
-		"prompts":                     {`{"prompt":["a","\"],[","c"]}`, most{-1, -1, -1, 1, 3}},
-		"tokens of one prompt":        {`{"prompt":[1,2,3]}`, most{-1, -1, -1, 1, 1}},
-		"tokens of two prompts":       {`{"prompt":[[1,2],[3]]}`, most{-1, -1, -1, 1, 2}},
-		"no prompt":                   {`{"prompt":[]}`, most{-1, -1, -1, 1, 1}},
-	} {
-		var r Request
-		if err := r.Parse([]byte(c.body)); err != nil {
-			t.Fatal(err)
-		}
-		if got := (most{r.MaxTokens, r.MaxOutputTokens, r.MaxNewTokens, r.Answers, r.Prompts}); got != c.want {
-			t.Errorf("%s: %+v, want %+v", name, got, c.want)
-		}
 	}
 }

@@ -4,6 +4,7 @@ package usage
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	"github.com/llmproxy/llmproxy/pkg/openai"
@@ -24,7 +25,13 @@ func TestAllocations(t *testing.T) {
 		model, parts [][]byte
 		p            = bytes.Clone(stream)
 	)
+	asked := []byte(`{"model":"m","max_tokens":256,"n":2,"messages":[{"role":"user","content":"` + strings.Repeat("x", largeBody) + `"}]}`)
 	for name, run := range map[string]func(){
+		"Expect": func() {
+			if e := Expect(KindChat, asked); e.Output != 256 || e.Answers != 2 {
+				t.Fail()
+			}
+		},
 		"Scan": func() {
 			m.Reset(KindChat)
 			m.Scan(stream[:700])

@@ -75,3 +75,11 @@ func BenchmarkWhole(b *testing.B) {
 		})
 	}
 }
+
+// What a request with a limit on tokens pays for its estimate.
+func BenchmarkExpect(b *testing.B) {
+	body := []byte(`{"model":"m","stream":true,"max_tokens":256,"temperature":0.7,"messages":[{"role":"user","content":"` + strings.Repeat("Tell me about rivers. ", 40) + `"}]}`)
+	for b.Loop() {
+		Expect(KindChat, body)
+	}
+}

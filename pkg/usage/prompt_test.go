@@ -1,8 +1,10 @@
-package gateway
+package usage_test
 
 import (
 	"strings"
 	"testing"
+
+	"github.com/llmproxy/llmproxy/pkg/usage"
 )
 
 func TestPromptBytes(t *testing.T) {
@@ -16,7 +18,7 @@ func TestPromptBytes(t *testing.T) {
 		"OpenAI's picture":                    {`{"url":"data:image/png;base64,` + picture + `"}`, len(picture) - counts},
 		"OpenAI's sound":                      {`{"input_audio":{"data": "` + picture + `","format":"wav"}}`, len(picture) - counts},
 		"Anthropic's picture":                 {`{"source":{"type":"base64","data":"` + picture + `"}}`, len(picture) - counts},
-		"two of them":                         {`["url":"data:a;base64,` + picture + `","url": "data:a;base64,` + picture + `"]`, 2 * (len(picture) - counts)},
+		"two of them":                         {`{"url":"data:a;base64,` + picture + `"},{"url": "data:a;base64,` + picture + `"}`, 2 * (len(picture) - counts)},
 		"without an end":                      {`{"data":"` + picture, 0},
 		"text":                                {`{"content":"` + picture + `"}`, 0},
 		"text that looks like a picture":      {`{"content":"\"url\":\"data:a;base64,` + picture + `"}`, 0},
@@ -26,8 +28,13 @@ func TestPromptBytes(t *testing.T) {
 		"many small ones are what they are":   {`[` + strings.Repeat(`{"data":"AAAA"},`, 5_000) + `0]`, 0},
 		"small bodies are not looked through": {`{"url":"data:a;base64,AAAA"}`, 0},
 	} {
-		if got, want := promptBytes([]byte(c.body)), len(c.body)-c.less; got != want {
-			t.Errorf("%s: %d of %d, want %d", name, got, len(c.body), want)
+		body := `{"messages":[` + c.body + `]}`
+		if got, want := usage.PromptBytes([]byte(body)), len(body)-c.less; got != want {
+			t.Errorf("%s: %d of %d, want %d", name, got, len(body), want)
+		}
+		tool := `{"tools":[` + c.body + `]}` // is put into the prompt as it is
+		if got := usage.PromptBytes([]byte(tool)); got != len(tool) {
+			t.Errorf("%s, in a tool: %d of %d", name, got, len(tool))
 		}
 	}
 }
