@@ -29,7 +29,7 @@ demo: build ## three engines, a gateway, a streamed chat, and a kill in mid-run
 
 .PHONY: test
 test: deps vet ## all tests with the race detector; installs what they need
-	LLMPROXY_REQUIRE=1 go test -race -shuffle=on -timeout 15m ./...
+	LLMPROXY_REQUIRE=1 go test -race -shuffle=on -timeout 25m ./...
 	go test -run Alloc ./pkg/... # the race detector allocates, so these are skipped above
 
 .PHONY: test-long
@@ -76,6 +76,11 @@ bench-usage: ## what metering costs: without it and with it, and the journal alo
 	go run ./bench/peers -usage -rounds 5 $(if $(SHORT),-short) $(ARGS)
 	$(if $(SHORT),,PKG=./bench scripts/bench.sh)
 	$(if $(SHORT),,GOMAXPROCS=1 PKG=./pkg/events scripts/bench.sh)
+
+.PHONY: bench-limits
+bench-limits: ## what keys and limits cost: without them and with them, and their single steps, 15 minutes; SHORT=1 only proves that it works
+	go run ./bench/peers -limits -rounds 5 $(if $(SHORT),-short) $(ARGS)
+	$(if $(SHORT),,for p in ./bench ./pkg/auth ./pkg/keystore ./pkg/admit ./pkg/limit ./pkg/quota; do PKG=$$p scripts/bench.sh || exit 1; done)
 
 .PHONY: loadtest
 loadtest: bench-deps ## a deployment as load, SCENARIO=1..5, 4 minutes; SHORT=1 only proves that it works
