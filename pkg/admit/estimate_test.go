@@ -201,7 +201,12 @@ func TestMoreThanTheWholeQuota(t *testing.T) {
 // spent 25,000 tokens of a limit of 1000.
 func TestEveryAnswerIsReservedFor(t *testing.T) {
 	for _, c := range []struct{ output, answers, want int64 }{
-		{100, 0, 110}, {100, 1, 110}, {100, 200, 20_010}, {-1, 3, 10 + 3*256}, {0, 50, 10}, {5, -7, 15},
+		{100, 0, 110},
+		{100, 1, 110},
+		{100, 200, 20_010},
+		{-1, 3, 10 + 3*256},
+		{0, 50, 10},
+		{5, -7, 15},
 		{math.MaxInt64, math.MaxInt64, 1e12},
 	} {
 		r := asking(1, 0, &limit.Limits{}, 10)
