@@ -138,11 +138,14 @@ func dial(b *testing.B, addr string) *client {
 	return &client{conn: c, in: bufio.NewReaderSize(c, 16<<10)}
 }
 
+// secret is the client's key.
+const secret = "sk-0123456789abcdef"
+
 // request is a chat of the usual size: an 800-byte prompt.
 func request(stream bool) []byte {
 	body := fmt.Sprintf(`{"model":"m","stream":%t,"max_tokens":256,"temperature":0.7,"messages":[{"role":"system","content":"You are a helpful assistant."},{"role":"user","content":%q}]}`,
 		stream, strings.Repeat("Tell me about rivers and stones. ", 25))
-	return fmt.Appendf(nil, "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer sk-0123456789abcdef\r\nUser-Agent: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	return fmt.Appendf(nil, "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer %s\r\nUser-Agent: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", secret, len(body), body)
 }
 
 // send sends a request and reads the head of its answer.

@@ -3,10 +3,10 @@
 //
 // Each benchmark has twins: "direct" is the client at the engine, which is the
 // cost of the sockets and of the two ends, "metered" is the gateway with a record
-// of each request's usage, which a receiver in this process gets, and
-// "reverseproxy" is the standard library's httputil.ReverseProxy in the gateway's
-// place. One request or one
-// chunk is under way at a time, so ns/op is a latency; what the gateway adds is
+// of each request's usage, which a receiver in this process gets, "limited" is the
+// gateway with 10,000 keys and every limit but a quota, and "reverseproxy" is the
+// standard library's httputil.ReverseProxy in the gateway's place. One request or
+// one chunk is under way at a time, so ns/op is a latency; what the gateway adds is
 // its figure less the direct one. Engine and client allocate nothing: B/op and
 // allocs/op are the proxy's own.
 package bench
@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"testing"
 
+	"github.com/llmproxy/llmproxy/bench/tenants"
 	"github.com/llmproxy/llmproxy/pkg/apptest"
 )
 
@@ -32,6 +33,7 @@ var proxies = []struct {
 	{"direct", func(_ *testing.B, engine string) string { return engine }},
 	{"llmproxy", startGateway},
 	{"metered", startMetered},
+	{"limited", startLimited},
 	{"reverseproxy", startReverseProxy},
 }
 
@@ -86,6 +88,15 @@ func startMetered(b *testing.B, engine string) string {
 	b.Cleanup(receiver.Close)
 	yaml := fmt.Sprintf(settings+"data_dir: %s\nusage_hook:\n  enabled: true\n  url: %s\n", engine, b.TempDir(), receiver.URL)
 	return apptest.Start(b, yaml).Addr
+}
+
+func startLimited(b *testing.B, engine string) string {
+	dir := b.TempDir()
+	if err := tenants.Write(dir, tenants.Used{Secret: secret, Models: []string{"m"}}, 10_000-1); err != nil {
+		b.Fatal(err)
+	}
+	const limits = "data_dir: %s\nauth:\n  enabled: true\nrate_limit:\n  enabled: true\n  global:\n    requests_per_second: 1000000\n"
+	return apptest.Start(b, fmt.Sprintf(settings+limits, engine, dir)).Addr
 }
 
 func startReverseProxy(b *testing.B, engine string) string {

@@ -31,11 +31,18 @@ var (
 
 func chunk(data string) []byte { return fmt.Appendf(nil, "%x\r\n%s\r\n", len(data), data) }
 
+// secret is the key of every client but those that shall be refused. A gateway that
+// asks for no keys takes it for one that nobody knows.
+const secret = "sk-0123456789abcdef"
+
 // chat is a request of about 1,100 bytes, head included, with a prompt of 725.
-func chat(model string, stream bool) []byte {
+func chat(model string, stream bool) []byte { return chatBy(secret, model, stream) }
+
+// chatBy is the same by the holder of another key; all have one length.
+func chatBy(secret, model string, stream bool) []byte {
 	body := fmt.Sprintf(`{"model":%q,"stream":%t,"max_tokens":256,"temperature":0.7,"messages":[{"role":"system","content":"You are a helpful assistant."},{"role":"user","content":%q}]}`,
 		model, stream, strings.Repeat("Tell me about rivers, stones. ", 24))
-	return fmt.Appendf(nil, "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer sk-0123456789abcdef\r\nUser-Agent: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	return fmt.Appendf(nil, "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer %s\r\nUser-Agent: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", secret, len(body), body)
 }
 
 // ends are the client and the engine. One goroutine plays both in turn, and
@@ -44,7 +51,7 @@ func chat(model string, stream bool) []byte {
 // no matter of speed.
 type ends struct {
 	gateway  *gateway
-	metered  bool // the gateway is
+	mode     mode // the gateway's
 	hurry    bool
 	listener net.Listener // where the gateway finds its engine
 	billing  net.Listener // where a metered one finds who is never going to answer; else nil
@@ -52,6 +59,10 @@ type ends struct {
 	client, engine     net.Conn      // the gateway's first request makes the second
 	toClient, toEngine *bufio.Reader // what they receive
 	stream             io.Reader     // the answer that is being streamed to the client
+
+	strangers []*stranger
+	spender   int       // the tenant whose minute is used up
+	spent     time.Time // when it was
 }
 
 // patience is how long the gateway may take for anything at all; under valgrind,
@@ -63,7 +74,7 @@ func (e *ends) listen() (err error) {
 	if e.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return err
 	}
-	if e.metered {
+	if e.mode == metered {
 		e.billing, err = net.Listen("tcp", "127.0.0.1:0")
 	}
 	return err
@@ -90,6 +101,9 @@ func (e *ends) close() {
 		if c != nil {
 			c.Close()
 		}
+	}
+	for _, s := range e.strangers {
+		s.conn.Close()
 	}
 }
 
@@ -170,11 +184,11 @@ func (e *ends) fillRing() error {
 }
 
 // refused is one request that no engine sees.
-func (e *ends) refused(request []byte) error {
+func (e *ends) refused(request []byte, status int) error {
 	if err := e.send(e.client, request); err != nil {
 		return err
 	}
-	body, err := e.receive(http.StatusNotFound)
+	body, err := e.receive(status)
 	if err != nil {
 		return err
 	}
@@ -209,7 +223,7 @@ func (e *ends) relay(sent string, n int) error {
 // finish ends the open stream; an engine that is asked tells its usage before.
 func (e *ends) finish() error {
 	tail := streamEnd
-	if e.metered {
+	if e.mode != plain { // what is limited has to be known, too
 		tail = append(chunk(usageTotal), streamEnd...)
 	}
 	if err := e.send(e.engine, tail); err != nil {

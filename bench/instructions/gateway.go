@@ -28,34 +28,6 @@ type gateway struct {
 // to be woken by its next system call.
 var quietRuntime = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1,schedtrace=1000000000"}
 
-const configuration = `listen: %q
-backends:
-  - url: http://%s
-    models: [chat, qwen-72b-chat]
-    keep_alive: 10m
-    engine: vllm
-    continuous_usage: true
-routing:
-  model_mapping:
-    qwen: qwen-72b-chat
-server:
-  idle_timeout: 10m
-health_check:
-  enabled: false
-`
-
-// metering has the gateway record what each request uses. The billing system
-// takes the first batch and never answers, and the disk is left to the kernel:
-// when either would go on is a matter of time. What both cost is measured as
-// time, by bench/peers and the benchmarks of pkg/events.
-const metering = `data_dir: %q
-usage_hook:
-  enabled: true
-  url: http://%s
-  timeout: 1h
-  sync: os
-`
-
 // binary is the gateway's, in its directory.
 const binary = "llmproxy"
 
@@ -68,20 +40,10 @@ func build(ctx context.Context, dir string) error {
 	return nil
 }
 
-// settings is the configuration of a gateway that listens at addr; unless billing
-// is "", it is metered and keeps its journal below dir.
-func settings(addr, engine, billing, dir string) string {
-	text := fmt.Sprintf(configuration, addr, engine)
-	if billing != "" {
-		text += fmt.Sprintf(metering, filepath.Join(dir, "data"), billing)
-	}
-	return text
-}
-
 // start runs the gateway that build has left in dir, in front of an engine and a
-// billing system, see settings, and waits until it listens. The gateway watches
+// billing system, see configure, and waits until it listens. The gateway watches
 // the directory of its configuration, so callgrind writes elsewhere.
-func start(ctx context.Context, dir, engine, billing string) (*gateway, error) {
+func start(ctx context.Context, dir string, in mode, engine, billing string) (*gateway, error) {
 	g := &gateway{dir: dir}
 	config := filepath.Join(dir, "watched", "llmproxy.yaml")
 	var err error
@@ -91,7 +53,11 @@ func start(ctx context.Context, dir, engine, billing string) (*gateway, error) {
 	if err := os.Mkdir(filepath.Dir(config), 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(config, []byte(settings(g.addr, engine, billing, dir)), 0o600); err != nil {
+	text, err := configure(in, g.addr, engine, billing, filepath.Join(dir, "data"))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, "valgrind", "--tool=callgrind", "--quiet", "--separate-threads=yes",

@@ -3,13 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 )
 
 // measure is one thing whose instructions are counted.
 type measure struct {
 	name, what string
-	metered    bool              // the gateway records what requests use
+	mode       mode              // the gateway's
 	begin      func(*ends) error // before the first step, not counted; nil: nothing
 	step       func(*ends) error
 	end        func(*ends) error // after the last step, not counted; nil: nothing
@@ -29,7 +30,7 @@ var measures = []measure{
 	},
 	{
 		name: "refused", what: "the same, for a model that nobody serves: 404",
-		step: func(e *ends) error { return e.refused(chat("gone", false)) },
+		step: func(e *ends) error { return e.refused(chat("gone", false), http.StatusNotFound) },
 	},
 	{
 		name: "stream", what: "a stream of one event, from its request to its end",
@@ -48,24 +49,46 @@ var measures = []measure{
 		end:   (*ends).finish,
 	},
 	{
-		name: "metered-request", what: "the request, with a record of its usage in the journal", metered: true,
+		name: "metered-request", what: "the request, with a record of its usage in the journal", mode: metered,
 		step: func(e *ends) error { return e.whole(chat("chat", false)) },
 	},
 	{
-		name: "metered-stream", what: "the stream, the same, its usage asked for and taken out", metered: true,
+		name: "metered-stream", what: "the stream, the same, its usage asked for and taken out", mode: metered,
 		step: oneEvent,
 	},
 	{
-		name: "metered-event", what: "the event, of a stream whose usage comes at its end", metered: true,
+		name: "metered-event", what: "the event, of a stream whose usage comes at its end", mode: metered,
 		begin: func(e *ends) error { return e.open(chat("chat", true)) },
 		step:  func(e *ends) error { return e.relay(event, 1) },
 		end:   (*ends).finish,
 	},
 	{
-		name: "counted-event", what: "the event, with usage in it that is taken out (continuous_usage)", metered: true,
+		name: "counted-event", what: "the event, with usage in it that is taken out (continuous_usage)", mode: metered,
 		begin: func(e *ends) error { return e.open(chat("chat", true)) },
 		step:  func(e *ends) error { return e.relay(usageEvent, 1) },
 		end:   (*ends).finish,
+	},
+	{
+		name: "limited-request", what: "the request, by one of 10,000 keys with every limit", mode: limited,
+		step: func(e *ends) error { return e.whole(chat("chat", false)) },
+	},
+	{
+		name: "limited-stream", what: "the stream, the same", mode: limited,
+		step: oneEvent,
+	},
+	{
+		name: "limited-event", what: "the event, the same", mode: limited,
+		begin: func(e *ends) error { return e.open(chat("chat", true)) },
+		step:  func(e *ends) error { return e.relay(event, 1) },
+		end:   (*ends).finish,
+	},
+	{
+		name: "wrong-key", what: "the request, by a key that nobody has: 401", mode: limited,
+		step: (*ends).wrongKey,
+	},
+	{
+		name: "limited-over", what: "the request, by a key whose minute is used up: 429", mode: limited,
+		step: (*ends).over,
 	},
 }
 
@@ -82,8 +105,8 @@ func oneEvent(e *ends) error {
 // gateway renews its Date header, so that one of a few has nothing of it.
 const (
 	warmUp  = 3000 // steps
-	batch   = 250  // steps
-	batches = 5
+	batch   = 100  // steps
+	batches = 12
 )
 
 // count is what a measure gave.
@@ -95,12 +118,11 @@ type count struct {
 // instructions of one step.
 func (c count) instructions() int { return int((c.profile.total + batch/2) / batch) }
 
-// measureAll measures everything, with a gateway that is not metered and one that
-// is.
+// measureAll measures everything, with a gateway in each of the modes.
 func measureAll(ctx context.Context) ([]count, error) {
 	var counts []count
-	for _, metered := range []bool{false, true} {
-		some, err := measureOne(ctx, metered)
+	for _, m := range modes {
+		some, err := measureOne(ctx, m)
 		if err != nil {
 			return nil, err
 		}
@@ -110,13 +132,13 @@ func measureAll(ctx context.Context) ([]count, error) {
 }
 
 // measureOne starts a gateway and measures with it what is to be.
-func measureOne(ctx context.Context, metered bool) ([]count, error) {
+func measureOne(ctx context.Context, in mode) ([]count, error) {
 	dir, err := os.MkdirTemp("", "instructions-")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // at worst /tmp keeps it
-	e := &ends{metered: metered}
+	e := &ends{mode: in}
 	defer e.close()
 	if err := e.listen(); err != nil {
 		return nil, err
@@ -124,7 +146,7 @@ func measureOne(ctx context.Context, metered bool) ([]count, error) {
 	if err := build(ctx, dir); err != nil {
 		return nil, err
 	}
-	g, err := start(ctx, dir, e.listener.Addr().String(), e.billingAddr())
+	g, err := start(ctx, dir, in, e.listener.Addr().String(), e.billingAddr())
 	if err != nil {
 		return nil, err
 	}
@@ -133,14 +155,14 @@ func measureOne(ctx context.Context, metered bool) ([]count, error) {
 	if err := e.connect(); err != nil {
 		return nil, err
 	}
-	if metered {
+	if in == metered {
 		if err := e.fillRing(); err != nil {
 			return nil, fmt.Errorf("%w; the gateway's log:\n%s", err, g.output.String())
 		}
 	}
 	var counts []count
 	for _, m := range measures {
-		if m.metered != metered {
+		if m.mode != in {
 			continue
 		}
 		p, err := m.least(e)

@@ -19,7 +19,7 @@ type bench struct {
 	dir   string // what the peers installed, their configurations and logs
 	bare  string // the program that is generator and engine
 	short bool
-	usage bool // measured is what metering costs
+	kind  kind
 
 	engineCore, gatewayCore string // "": any
 	descriptors             int    // that each process may have
@@ -33,6 +33,9 @@ type bench struct {
 	samples  []results.Sample
 	progress func(format string, args ...any)
 }
+
+// twins reports whether our gateway is compared with itself.
+func (b *bench) twins() bool { return b.kind == usages || b.kind == limits }
 
 // pick chooses between a value of a whole run and one of a run that only proves
 // that it works.

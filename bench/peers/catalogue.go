@@ -20,9 +20,9 @@ func ours() []peer {
 	off := program{configs: []string{"llmproxy-off.yaml"}, args: []string{llmproxy, "serve", "-config", "{{.Dir}}/llmproxy-off.yaml"}}
 	version := says(`llmproxy (\S+)`, llmproxy, "version")
 	return []peer{
-		{name: results.Ours, version: version, start: on.start, note: "all that is built is on, but metering"},
+		{name: results.Ours, version: version, start: on.start, note: "all that is built is on, but metering, keys and limits"},
 		{name: results.OursOff, version: version, start: off.start, note: "what can be switched off is off"},
-		{name: results.OursMetered, version: version, start: metered, note: "all that is built is on; the billing system answers at once"},
+		{name: results.OursMetered, version: version, start: metered, note: "the same and metering; the billing system answers at once"},
 	}
 }
 

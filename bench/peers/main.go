@@ -1,7 +1,7 @@
 // Command peers measures our gateway beside what else a user would pick, in one
 // run and on the same work:
 //
-//	go run ./bench/peers [-peers nginx,llmproxy] [-usage] [-short]
+//	go run ./bench/peers [-peers nginx,llmproxy] [-usage | -limits] [-short]
 //
 // The fake engine and the load generator share one core, the gateway under
 // measurement has another. All gateways run from the start to the end, and one
@@ -39,10 +39,19 @@ type options struct {
 	rounds int
 	peers  []string
 	short  bool
-	usage  bool
+	kind   kind
 	out    string
 	dir    string
 }
+
+// kind is what is compared. The name of the file begins with it.
+type kind string
+
+const (
+	sideBySide kind = "peers"  // all gateways
+	usages     kind = "usage"  // ours without metering and with it
+	limits     kind = "limits" // ours without keys and limits and with them
+)
 
 func parse(args []string) (*options, error) {
 	var o options
@@ -50,27 +59,40 @@ func parse(args []string) (*options, error) {
 	flags.IntVar(&o.rounds, "rounds", 3, "how often the interleaved measures are repeated")
 	names := flags.String("peers", "", "names of the peers, separated by commas; default: all")
 	flags.BoolVar(&o.short, "short", false, "only prove that it works: one round, fractions of a second, peers that are quick to install")
-	flags.BoolVar(&o.usage, "usage", false, "what metering costs: only our gateway without and with it, and only what it bears upon")
-	flags.StringVar(&o.out, "out", "", "the file to write; default: bench/results/peers-DATE-COMMIT.json (with -usage: usage-...), with -short DIR/short.json")
+	usage := flags.Bool("usage", false, "what metering costs: only our gateway without and with it, and only what it bears upon")
+	limit := flags.Bool("limits", false, "what keys and limits cost: the same of them")
+	flags.StringVar(&o.out, "out", "", "the file to write; default: bench/results/peers-DATE-COMMIT.json (with -usage: usage-..., with -limits: limits-...), with -short DIR/short.json")
 	flags.StringVar(&o.dir, "dir", "bin/peers", "where peers are installed and log")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
-	if flags.NArg() > 0 || o.rounds < 1 {
-		return nil, errors.New("there are no arguments, and -rounds is at least 1")
+	if flags.NArg() > 0 || o.rounds < 1 || *usage && *limit {
+		return nil, errors.New("there are no arguments, -rounds is at least 1, and -usage and -limits exclude each other")
 	}
 	o.peers = strings.FieldsFunc(*names, func(r rune) bool { return r == ',' || r == ' ' })
 	if o.short {
 		o.rounds = 1
 	}
+	o.kind = sideBySide
 	switch {
-	case len(o.peers) > 0:
-	case o.usage:
-		o.peers = []string{results.Direct, results.Ours, results.OursMetered}
-	case o.short:
+	case *usage:
+		o.kind = usages
+	case *limit:
+		o.kind = limits
+	}
+	if len(o.peers) == 0 {
+		o.peers = twins[o.kind]
+	}
+	if len(o.peers) == 0 && o.short {
 		o.peers = quick
 	}
 	return &o, nil
+}
+
+// twins are our gateway without what is measured and with it.
+var twins = map[kind][]string{
+	usages: {results.Direct, results.Ours, results.OursMetered},
+	limits: {results.Direct, results.Ours, results.OursLimited, results.OursQuota, results.OursManyKeys},
 }
 
 // quick are the peers of a short run: they take seconds to install.
@@ -91,7 +113,11 @@ func run(ctx context.Context, args []string) error {
 		}
 	}
 	direct := peer{name: results.Direct, note: "the engine itself, without a gateway"}
-	peers, err := choose(append(append([]peer{direct}, catalogue()...), joined...), o.peers)
+	known := append([]peer{direct}, catalogue()...)
+	if o.kind == limits {
+		known = append(known, withKeys()...)
+	}
+	peers, err := choose(append(known, joined...), o.peers)
 	if err != nil {
 		return err
 	}
@@ -126,7 +152,7 @@ func newBench(o *options, peers []peer) (*bench, error) {
 		return nil, err
 	}
 	begin := time.Now()
-	b := &bench{root: root, dir: dir, bare: filepath.Join(root, "bin", "bare"), short: o.short, usage: o.usage, lastPort: 21000, patience: startLimit}
+	b := &bench{root: root, dir: dir, bare: filepath.Join(root, "bin", "bare"), short: o.short, kind: o.kind, lastPort: 21000, patience: startLimit}
 	b.progress = func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "[%6s] %s\n", time.Since(begin).Round(time.Second), fmt.Sprintf(format, args...))
 	}
@@ -145,11 +171,7 @@ func (b *bench) all(ctx context.Context, o *options) (*results.Run, error) {
 		return nil, err
 	}
 	if o.out == "" {
-		kind := "peers"
-		if o.usage {
-			kind = "usage"
-		}
-		o.out = filepath.Join("bench", "results", kind+"-"+began.Format(time.DateOnly)+"-"+commit+".json")
+		o.out = filepath.Join("bench", "results", string(o.kind)+"-"+began.Format(time.DateOnly)+"-"+commit+".json")
 		if o.short {
 			o.out = filepath.Join(o.dir, "short.json")
 		}

@@ -10,11 +10,40 @@ import (
 	"strings"
 
 	"github.com/llmproxy/llmproxy/bench/results"
+	"github.com/llmproxy/llmproxy/bench/tenants"
 )
 
 // metered starts our gateway with metering on, and all else as in llmproxy.yaml.
 func metered(dir, listen, engine string) (*exec.Cmd, error) {
-	// What an earlier run has left would be delivered in the time of this one.
+	return withData(dir, listen, engine, "llmproxy-metered.yaml")
+}
+
+// withKeys are our gateway with keys, each of which has its limits. They are
+// measured beside ours without any.
+func withKeys() []peer {
+	limited := func(keys int, quota int64) func(dir, listen, engine string) (*exec.Cmd, error) {
+		return func(dir, listen, engine string) (*exec.Cmd, error) {
+			cmd, err := withData(dir, listen, engine, "llmproxy-limited.yaml")
+			if err != nil {
+				return nil, err
+			}
+			used := tenants.Used{Secret: "sk-bench", Models: []string{model}, Quota: quota} // the generator's
+			return cmd, tenants.Write(filepath.Join(dir, "data"), used, keys-1)
+		}
+	}
+	const far = 1e15
+	version := says(`llmproxy (\S+)`, llmproxy, "version")
+	return []peer{
+		{name: results.OursLimited, version: version, start: limited(10, 0), note: "10 keys, each limit but a quota"},
+		{name: results.OursQuota, version: version, start: limited(10, far), note: "10 keys, each limit; for the quota each request has a record in the journal"},
+		{name: results.OursManyKeys, version: version, start: limited(100_000, 0), note: "100,000 keys, each limit but a quota; one of them in use"},
+	}
+}
+
+// withData starts our gateway with an addition to llmproxy.yaml and a new data
+// directory: what an earlier run has left would be worked on in the time of this
+// one.
+func withData(dir, listen, engine, addition string) (*exec.Cmd, error) {
 	if err := os.RemoveAll(filepath.Join(dir, "data")); err != nil {
 		return nil, err
 	}
@@ -23,7 +52,7 @@ func metered(dir, listen, engine string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	var config []byte
-	for _, name := range []string{"llmproxy.yaml", "llmproxy-metered.yaml"} {
+	for _, name := range []string{"llmproxy.yaml", addition} {
 		text, err := configs.ReadFile("configs/" + name)
 		if err != nil {
 			return nil, err

@@ -18,7 +18,7 @@ type measure struct {
 	warmUp time.Duration // the same beforehand, which does not count
 	latent bool          // latencies are kept: in a flood they are those of full buffers
 	tail   bool          // enough requests for a p999
-	usage  bool          // metering bears upon it
+	twins  bool          // of interest where our gateway is compared with itself
 }
 
 // bodySize is that of a request with an image, in bytes.
@@ -26,11 +26,11 @@ const bodySize = "10485760"
 
 func (b *bench) measures() []measure {
 	all := []measure{
-		{name: results.Closed, mode: "closed", flags: []string{"-conns", "64"}, length: 2 * time.Second, latent: true, usage: true},
-		{name: results.Open, mode: "open", flags: []string{"-rate", "1000"}, length: 3 * time.Second, latent: true, tail: true, usage: true},
-		{name: results.Stream, engine: "interval=20ms&events=64", mode: "stream", flags: []string{"-conns", "200"}, length: 4 * time.Second, latent: true, tail: true, usage: true},
+		{name: results.Closed, mode: "closed", flags: []string{"-conns", "64"}, length: 2 * time.Second, latent: true, twins: true},
+		{name: results.Open, mode: "open", flags: []string{"-rate", "1000"}, length: 3 * time.Second, latent: true, tail: true, twins: true},
+		{name: results.Stream, engine: "interval=20ms&events=64", mode: "stream", flags: []string{"-conns", "200"}, length: 4 * time.Second, latent: true, tail: true, twins: true},
 		{name: results.Burst, engine: "interval=20ms&events=64&sync=true", mode: "stream", flags: []string{"-conns", "200", "-together"}, length: 4 * time.Second, latent: true, tail: true},
-		{name: results.Flood, engine: "interval=0s&events=64", mode: "stream", flags: []string{"-conns", "64", "-together"}, length: 2 * time.Second, usage: true},
+		{name: results.Flood, engine: "interval=0s&events=64", mode: "stream", flags: []string{"-conns", "64", "-together"}, length: 2 * time.Second, twins: true},
 		{name: results.Body, mode: "body", flags: []string{"-conns", "4", "-size", bodySize}, length: 2 * time.Second, latent: true},
 	}
 	for i := range all {
@@ -42,17 +42,17 @@ func (b *bench) measures() []measure {
 
 // repeated returns the steps of all rounds. Within a round a measure is taken
 // of all gateways before the next one is, so that what is compared is close
-// together in time. Of what metering costs every second round has the gateways
-// in the reverse order.
+// together in time. Where ours is compared with itself every second round has the
+// gateways in the reverse order.
 func (b *bench) repeated(rounds int) []step {
 	var plan []step
 	for round := 1; round <= rounds; round++ {
 		gateways := b.present()
-		if b.usage && round%2 == 0 {
+		if b.twins() && round%2 == 0 {
 			slices.Reverse(gateways)
 		}
 		for _, m := range b.measures() {
-			if b.usage && !m.usage {
+			if b.twins() && !m.twins {
 				continue
 			}
 			for _, g := range gateways {
@@ -61,7 +61,7 @@ func (b *bench) repeated(rounds int) []step {
 				}})
 			}
 		}
-		if !b.usage {
+		if !b.twins() {
 			plan = append(plan, b.flat(round)...)
 		}
 	}
@@ -95,7 +95,7 @@ func (b *bench) loaded(ctx context.Context, g *gateway, m measure, open int) ([]
 	if err != nil {
 		return nil, err
 	}
-	if b.usage { // reports that are sent after the load are of its requests
+	if b.twins() { // reports that are sent after the load are of its requests
 		if err := b.rest(ctx, g, open); err != nil {
 			return nil, err
 		}

@@ -23,10 +23,11 @@ const (
 	reasonFile = "bench/report/reasons.yaml"
 	notesFile  = "bench/report/notes.md"
 	meterFile  = "bench/report/metering.md"
+	limitsFile = "bench/report/limits.md"
 	scenarios  = "loadtest/results"
 )
 
-// newestRun returns the run of a kind, "peers" or "usage", that started last and
+// newestRun returns the run of a kind, such as "peers" or "usage", that started last and
 // the path of its file; of two that started at once the one whose name comes last.
 // Short runs, which prove only that the program works, do not count. Without any,
 // the run is nil.
@@ -83,14 +84,14 @@ func loadScenario(root string, n int) (*scenario, error) {
 }
 
 // budgets is the file of instruction budgets: the Go and platform for which it
-// holds, and a row for each count. Where a count is of a metered gateway, a column
-// tells by how much it is above its twin.
+// holds, and a row for each count. Where a count is of a gateway that does more, a
+// column tells by how much it is above its twin.
 func budgets(root string) (platform string, t table, err error) {
 	text, err := readIfThere(filepath.Join(root, budgetFile))
 	if err != nil {
 		return "", t, err
 	}
-	t.Head = []string{"what", "instructions", "of them for metering"}
+	t.Head = []string{"what", "instructions", "of them for metering or limits"}
 	counts := map[string]float64{}
 	for line := range strings.Lines(string(text)) {
 		words := strings.Fields(line)
@@ -104,22 +105,22 @@ func budgets(root string) (platform string, t table, err error) {
 				return "", t, fmt.Errorf("cannot read %s: %w", budgetFile, err)
 			}
 			counts[words[0]] = float64(n)
-			t.Rows = append(t.Rows, []string{words[0], number(float64(n)), forMetering(words[0], counts)})
+			t.Rows = append(t.Rows, []string{words[0], number(float64(n)), more(words[0], counts)})
 		}
 	}
 	return platform, t, nil
 }
 
-// forMetering tells how much of a count is for metering, "–" for none. The twins
-// come before it in the file.
-func forMetering(name string, counts map[string]float64) string {
+// more tells how much of a count is for what a gateway does beside the plain one,
+// "–" without a twin. The twins come before it in the file.
+func more(name string, counts map[string]float64) string {
 	_, what, _ := strings.Cut(name, "-") // metered-event: event
 	plain, ok := counts[what]
 	if !ok {
 		return "–"
 	}
-	more := counts[name] - plain
-	return fmt.Sprintf("%s (%.0f %%)", number(more), 100*more/plain)
+	n := counts[name] - plain
+	return fmt.Sprintf("%s (%.0f %%)", number(n), 100*n/plain)
 }
 
 // reasons returns why bars are missed, by the key of the bar.

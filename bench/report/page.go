@@ -39,7 +39,8 @@ type page struct {
 	Sheets   []table
 	Faults   []string
 	Pictures []picture
-	Metering *metering // nil: not measured
+	Metering *cost // nil: not measured
+	Limits   *cost // nil: not measured
 
 	Journey   *micro // nil: not measured
 	Stages    []*micro
@@ -66,11 +67,17 @@ func gather(root string) (*page, error) {
 	} else if err := p.compare(why); err != nil {
 		return nil, err
 	}
-	if p.Metering, err = readMetering(root); err != nil {
+	if p.Metering, err = readCost(root, "usage", meterFile, withMetering); err != nil {
 		return nil, err
 	}
 	if p.Metering == nil {
 		p.Missing = append(p.Missing, "What metering costs: there is no result of `make bench-usage`.")
+	}
+	if p.Limits, err = readCost(root, "limits", limitsFile, withLimits); err != nil {
+		return nil, err
+	}
+	if p.Limits == nil {
+		p.Missing = append(p.Missing, "What keys and limits cost: there is no result of `make bench-limits`.")
 	}
 	if err := p.readMicro(root); err != nil {
 		return nil, err

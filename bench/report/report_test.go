@@ -108,6 +108,12 @@ func TestWhatThePageSays(t *testing.T) {
 		"a figure without metering only is dropped":  "| memory when idle, MiB | 10 | – | – |",
 		"failures with metering are dropped":         "Went wrong: llmproxy-metered, closed: 3 failed: 503 Service Unavailable.",
 		"what is said of metering is dropped":        "Two writes a request.",
+		"limits have no ratio of one round":          "| CPU per request, 64 connections, µs | 20 | 23 | 1.10 (1.09 to 1.15) | 31 | 1.50 (1.50 to 1.55) | 23 | 1.14 (1.11 to 1.15) |",
+		"what only many keys have is dropped":        "| memory when idle, MiB | 10 | – | – | – | – | 60 | 6 |",
+		"failures with limits are dropped":           "Went wrong: llmproxy-quota, closed: 2 failed: 429 Too Many Requests.",
+		"what is said of limits is dropped":          "Most of it is hashing.",
+		"limits' own instructions are not told":      "| limited-event | 7,733 | 721 (10 %) |",
+		"a refusal has a twin":                       "| wrong-key | 30,000 | – |",
 		"metering's own instructions are not told":   "| metered-event | 7,713 | 701 (10 %) |",
 		"what a benchmark reports itself is dropped": "| End/sync=os | 3 µs | 57 B | 0 | cpu 1.50 µs/record, p99 4.86 µs, 400,000 records/s |",
 		"what an overlay switched off is not told":   "Switched off, as it is not built yet: keys (line 12); limits.tokens (line 20).",
@@ -123,7 +129,7 @@ func TestWhatThePageSays(t *testing.T) {
 
 func TestWithoutAnyInput(t *testing.T) {
 	page := written(t, t.TempDir())
-	for _, text := range []string{"make bench-peers", "make bench`", "make bench-usage`", "bench/budget.txt", "SCENARIO=5"} {
+	for _, text := range []string{"make bench-peers", "make bench`", "make bench-usage`", "make bench-limits`", "bench/budget.txt", "SCENARIO=5"} {
 		if !strings.Contains(page[strings.Index(page, "## What was not measured"):], text) {
 			t.Errorf("the page does not say that %s is missing", text)
 		}

@@ -46,12 +46,15 @@ type Peer struct {
 
 // The peers that the report knows by name; all others are rivals.
 const (
-	Direct       = "direct"           // the engine itself
-	Ours         = "llmproxy"         // all that the gateway does is on, but metering
-	OursOff      = "llmproxy-off"     // what can be switched off is off
-	OursMetered  = "llmproxy-metered" // Ours, with a record of what each request uses
-	Nginx        = "nginx"            // what the others are compared with
-	ReverseProxy = "reverseproxy"     // the standard library's
+	Direct       = "direct"             // the engine itself
+	Ours         = "llmproxy"           // all that the gateway does is on, but metering
+	OursOff      = "llmproxy-off"       // what can be switched off is off
+	OursMetered  = "llmproxy-metered"   // Ours, with a record of what each request uses
+	OursLimited  = "llmproxy-limited"   // Ours, with 10 keys and every limit but a quota
+	OursQuota    = "llmproxy-quota"     // the same with a quota
+	OursManyKeys = "llmproxy-many-keys" // OursLimited with 100,000 keys
+	Nginx        = "nginx"              // what the others are compared with
+	ReverseProxy = "reverseproxy"       // the standard library's
 	LiteLLM      = "litellm"
 )
 
@@ -66,7 +69,7 @@ const (
 	Flood         = "flood"          // events_per_second cpu_event: 64 streams as fast as they go
 	Body          = "body"           // requests_per_second cpu p50 p99: bodies of 10 MiB, 4 connections
 	BodyMemory    = "body-memory"    // kib: peak of RSS above idle, for each of ten 10 MiB bodies under way at once
-	Idle          = "idle"           // rss_kib: of a fresh process after one request
+	Idle          = "idle"           // rss_kib: of a fresh process after one request, one second later
 	Memory        = "memory"         // streams kib: RSS above idle for each of 1,000 open streams
 	MemoryMany    = "memory-many"    // streams kib: the same at 5,000
 	MemoryLimit   = "memory-limit"   // streams kib recovers: as many as the descriptors allow; recovers is 1 when requests pass afterwards
@@ -123,7 +126,9 @@ func (r *Run) Values(peer, measure, metric string) map[int]float64 {
 }
 
 // IsOurs tells whether a peer is this gateway, in whatever configuration.
-func IsOurs(peer string) bool { return peer == Ours || peer == OursOff || peer == OursMetered }
+func IsOurs(peer string) bool {
+	return slices.Contains([]string{Ours, OursOff, OursMetered, OursLimited, OursQuota, OursManyKeys}, peer)
+}
 
 // Median returns the median of one metric over the rounds, and false when no
 // round has it.
