@@ -50,7 +50,7 @@ func (a *App) newAdmin(c *config.Config) *admin.API {
 }
 
 func (a *App) resetQuota(id auth.ID) (begun bool, err error) {
-	if a.records == nil {
+	if a.records == nil || !a.records.counts() {
 		return false, errors.New("quotas are counted with auth.enabled only")
 	}
 	return true, a.records.reset(id)

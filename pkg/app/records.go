@@ -77,6 +77,11 @@ func openRecords(c *config.Config, g *gateway.Gateway, o Options) (*records, err
 	if !c.UsageHook.Enabled {
 		l.NoDelivery()
 	}
+	r.stop = func() {}
+	r.state()
+	if !c.Auth.Enabled {
+		return r, nil // without keys there is nobody to add up for
+	}
 	if err := r.recover(); err != nil {
 		return nil, errors.Join(fmt.Errorf("data_dir: %w", err), l.Close())
 	}
@@ -100,9 +105,11 @@ func (r *records) recover() (err error) {
 	r.gateway.SetBook(quota.NewBook(r.totals))
 	r.counting = true
 	r.report(r.save())
-	r.state()
 	return nil
 }
+
+// counts tells whether it is added up what each key uses.
+func (r *records) counts() bool { return r.tail != nil }
 
 func (r *records) path() string { return filepath.Join(r.dir, quotaFile) }
 
@@ -225,7 +232,11 @@ func (r *records) close(reports *usageReports) {
 		r.done.Wait()
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if err := errors.Join(r.count(), r.save(), r.log.Close()); err != nil {
+		var err error
+		if r.counts() {
+			err = errors.Join(r.count(), r.save())
+		}
+		if err = errors.Join(err, r.log.Close()); err != nil {
 			r.logger.Error("the log of usage did not close well", "directory", r.dir, "error", err)
 		}
 	}()

@@ -79,7 +79,9 @@ func (x *Exchange) meterUsage(ctx *fasthttp.RequestCtx) *openai.Error {
 	if c.Model == x.request.Model {
 		m.record.Served = m.record.Asked // c.Model is of the body
 	}
-	_, _ = hex.Decode(m.record.ID[:], x.id[:])
+	if logged {
+		_, _ = hex.Decode(m.record.ID[:], x.id[:])
+	}
 	m.meter.Reset(e.kind)
 	m.logged, m.ended, m.take = logged, false, usage.Take{}
 	if logged && !g.recording.Log.Start(&m.record) {
@@ -190,7 +192,9 @@ func (x *Exchange) conclude() {
 	if m := x.metering; m != nil && !m.ended {
 		x.concludeUsage()
 	}
-	x.ticket.Leave(time.Now())
+	if x.ticket.Valid() {
+		x.ticket.Leave(time.Now())
+	}
 }
 
 // concludeUsage ends the usage by what the call and the answer have come to.

@@ -68,7 +68,7 @@ func (s *scanner) field(quoted []byte, in scope) (field, bool) {
 	}
 	for f := fieldModel; f <= fieldMaxCompletionTokens; f++ {
 		switch {
-		case !in.holds(f), name[0] < utf8.RuneSelf && name[0]|0x20 != f.String()[0]:
+		case !in.holds(f), len(name) < len(f.String()), name[0] < utf8.RuneSelf && name[0]|0x20 != f.String()[0]:
 		case string(name) == f.String():
 			if s.seen&(1<<f) != 0 {
 				return f, s.fail(f.String(), "\""+f.String()+"\" occurs more than once in the request body")
