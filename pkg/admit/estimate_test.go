@@ -217,3 +217,14 @@ func TestEveryAnswerIsReservedFor(t *testing.T) {
 		}
 	}
 }
+
+// One key sent blanks, and another's prompts then passed its quota on next to nothing.
+func TestBlanksTeachNothing(t *testing.T) {
+	m := newGate().Model("m")
+	for range 60 {
+		m.Learn(200_000, 8)
+	}
+	if got := m.Prompt(8000); got < 2000 {
+		t.Errorf("8000 bytes are taken for %d tokens", got)
+	}
+}
