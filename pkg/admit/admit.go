@@ -72,6 +72,9 @@ type Refusal struct {
 	// Exhausted says of Quota that what was used leaves no room: waiting for
 	// requests under way does not help. Wait is until the term ends.
 	Exhausted bool
+	// TooMuch says of Quota that the request asks for more than the whole of it, so
+	// that it never passes.
+	TooMuch bool
 	// Tokens is what the request would have reserved.
 	Tokens int64
 }
@@ -149,7 +152,7 @@ func (g *Gate) Enter(t *Ticket, r *Request) (Refusal, bool) {
 	a.takeGlobal(&g.global, r.Global)
 	if a.by != None {
 		a.undo(r)
-		return Refusal{Limit: a.by, Wait: a.wait, Exhausted: a.exhausted && a.by == Quota, Tokens: a.tokens}, false
+		return Refusal{Limit: a.by, Wait: a.wait, Exhausted: a.exhausted && a.by == Quota, TooMuch: a.tooMuch && a.by == Quota, Tokens: a.tokens}, false
 	}
 	*t = Ticket{gate: g, state: s, limits: r.Limits, term: r.Term, held: a.held, quotaHeld: a.quotaHeld, prompt: max(r.Prompt, 0)}
 	return Refusal{}, true
@@ -194,6 +197,7 @@ type attempt struct {
 	by        Limit
 	wait      time.Duration
 	exhausted bool
+	tooMuch   bool
 }
 
 func (a *attempt) refuse(by Limit, wait time.Duration) {
@@ -250,13 +254,13 @@ func (a *attempt) takeGlobal(b *limit.Bucket, r limit.Rate) {
 func (a *attempt) takeQuota(r *Request) {
 	// A term holds at most the whole quota for a request that seems to need more: it
 	// is a guess. What the request itself asks for is none.
-	tooMuch := r.Quota > 0 && r.Output >= 0 && a.tokens-r.Prompt > r.Quota
-	if a.quota = !tooMuch && r.Term.Reserve(a.tokens, r.Quota); a.quota {
+	a.tooMuch = r.Quota > 0 && r.Output >= 0 && a.tokens-r.Prompt > r.Quota
+	if a.quota = !a.tooMuch && r.Term.Reserve(a.tokens, r.Quota); a.quota {
 		a.quotaHeld = r.Term.Held(a.tokens, r.Quota)
 		return
 	}
 	wait := slotWait
-	if tooMuch || r.Term.Used()+min(a.tokens, r.Quota) > r.Quota {
+	if a.tooMuch || r.Term.Used()+min(a.tokens, r.Quota) > r.Quota {
 		a.exhausted = true
 		wait = time.Unix(0, r.Term.End).Sub(r.Wall)
 	}

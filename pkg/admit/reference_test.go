@@ -83,6 +83,7 @@ func (m *reference) decide(who int, now int64, r *admit.Request) (want admit.Ref
 		if tooMuch || a.used+n > r.Quota {
 			refuse(admit.Quota, time.Unix(0, r.Term.End).Sub(r.Wall))
 			want.Exhausted = want.Limit == admit.Quota
+			want.TooMuch = tooMuch && want.Exhausted
 		} else {
 			refuse(admit.Quota, time.Second)
 		}

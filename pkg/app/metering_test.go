@@ -182,7 +182,7 @@ func TestPicturesAreNotCountedAsText(t *testing.T) {
 			y.ended(8)
 			apptest.Eventually(t, "the event is delivered", func() bool { return len(s.hook.of(c.id)) == 1 })
 			got := s.hook.of(c.id)[0]
-			if !got.Estimated || got.Prompt < 4 || got.Prompt > 200 {
+			if !got.Estimated || got.Prompt < 4 || got.Prompt > 3000 {
 				t.Errorf("%+v, want an estimated prompt of some tokens", got)
 			}
 			s.expect(t, c.id, got)

@@ -335,8 +335,8 @@ func (c *Call) Close() {
 		c.up.stats.Attempts[c.Outcome].Inc()
 	}
 	c.dropBuffer()
+	defer c.leave()
 	c.detach()
-	c.leave()
 }
 
 // retryDone gives back the call's share of the retry budget. An answer that is

@@ -79,7 +79,8 @@ func (x *Exchange) limited(r admit.Refusal) *openai.Error {
 	}
 	limit, period := i.ring.Quota(i.key)
 	return openai.QuotaExceeded(openai.Quota{
-		Limit: limit, Period: period.String(), Left: max(0, limit-x.term.Used()), Needed: r.Tokens, Exhausted: r.Exhausted,
+		Limit: limit, Period: period.String(), Left: max(0, limit-x.term.Used()), Needed: r.Tokens,
+		Exhausted: r.Exhausted, TooMuch: r.TooMuch,
 		Resets: resets(x.term),
 	}, r.Wait)
 }

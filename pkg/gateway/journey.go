@@ -345,10 +345,16 @@ func (x *Exchange) endStream(broken error) error {
 
 // CloseWithError ends the journey; the server calls it when the body is
 // written, could not be, or never will be.
-func (x *Exchange) CloseWithError(err error) error {
-	if err != nil {
+func (x *Exchange) CloseWithError(cause error) (err error) {
+	if cause != nil {
 		x.complete = false
 	}
+	defer func() {
+		if p := recover(); p != nil { // which the server would keep to itself
+			x.gateway.panicked(p)
+			err = errPanicked
+		}
+	}()
 	x.finish()
 	return nil
 }
@@ -369,7 +375,8 @@ func (x *Exchange) finish() {
 	left := false
 	defer func() {
 		if !left { // a panic
-			x.ticket.Leave(time.Now())
+			defer x.ticket.Leave(time.Now())
+			x.conclude()
 		}
 	}()
 	x.ping.stop()

@@ -70,6 +70,7 @@ type Quota struct {
 	Limit, Left, Needed int64 // tokens
 	Period              string
 	Exhausted           bool      // waiting for requests under way does not help
+	TooMuch             bool      // nor does anything: it is more than the whole quota
 	Resets              time.Time // zero: never
 }
 
@@ -87,7 +88,7 @@ func QuotaExceeded(q Quota, wait time.Duration) *Error {
 		Message: fmt.Sprintf("You exceeded your quota: %d of %d tokens (%s) are left, and this request is expected to use %d.", q.Left, q.Limit, q.Period, q.Needed),
 	}
 	switch {
-	case q.Needed > q.Limit:
+	case q.TooMuch:
 		e.Message += " Ask for fewer tokens, by max_tokens."
 	case !q.Resets.IsZero():
 		e.RetryAfter = wait
