@@ -82,6 +82,50 @@ func (b *Bucket) Idle(now int64) bool {
 	return empty >= 0 && empty <= instant(now)
 }
 
+// Set makes what is owed the time until all units are back, in the rate r: somebody else counts, and has said so.
+// atLeast leaves it where more is owed already.
+func (b *Bucket) Set(now int64, r Rate, owed time.Duration, atLeast bool) {
+	if !r.Limited() {
+		return
+	}
+	now, r = instant(now), r.bounded()
+	for {
+		empty, counts := b.load()
+		if counts != r {
+			b.count(now, r, empty, counts)
+			continue
+		}
+		next := now + instant(int64(owed))
+		if atLeast && next <= empty {
+			return
+		}
+		b.stamp(now)
+		if b.empty.CompareAndSwap(empty, next) {
+			return
+		}
+	}
+}
+
+// Due is when all units are back, if later than now; from here on b counts in the rate r.
+func (b *Bucket) Due(now int64, r Rate) int64 {
+	if !r.Limited() {
+		return 0
+	}
+	now = instant(now)
+	return max(now, b.at(now, r.bounded()))
+}
+
+// Debt is how many units were taken since Due said since, but for those that came back meanwhile; and until is what to
+// call since the next time.
+func (b *Bucket) Debt(now, since int64) (units, until int64) {
+	empty, counts := b.load()
+	from := max(since, instant(now))
+	if empty <= from || !counts.Limited() {
+		return 0, from
+	}
+	return (empty-from-1)/int64(counts.Each) + 1, empty
+}
+
 // charge takes n units whether they are there or not.
 func (b *Bucket) charge(now int64, r Rate, n int64) {
 	for {

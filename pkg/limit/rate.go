@@ -64,6 +64,36 @@ func (r Rate) time(n int64) int64 {
 	return int64(lo)
 }
 
+// Share is the part of the limits that one of several has, who are told apart by
+// their place, 0 to several-1: together they let pass what l does, but that each has
+// at least one unit of what is limited.
+func (l *Limits) Share(place, several int) Limits {
+	return Limits{
+		PerSecond: l.PerSecond.Share(place, several), PerMinute: l.PerMinute.Share(place, several), Tokens: l.Tokens.Share(place, several),
+		Concurrent: share(l.Concurrent, place, several),
+	}
+}
+
+// Share is the part of the rate that one of several has.
+func (r Rate) Share(place, several int) Rate {
+	if !r.Limited() || several <= 1 {
+		return r
+	}
+	r = r.bounded()
+	return Rate{Each: time.Duration(min(r.time(1), far/int64(several)) * int64(several)), Burst: share(r.Burst, place, several)}
+}
+
+func share(n int64, place, several int) int64 {
+	if n <= 0 || several <= 1 {
+		return n
+	}
+	part := n / int64(several)
+	if int64(place) < n%int64(several) {
+		part++
+	}
+	return max(1, part)
+}
+
 // instant is now within the time that is reckoned with.
 func instant(now int64) int64 { return min(max(now, 0), far) }
 

@@ -10,8 +10,9 @@ import (
 // not come back with time; what is charged does. Nobody is let in while what was charged and what all others hold leaves
 // no room. The zero Tokens is full.
 type Tokens struct {
-	bucket   Bucket
-	reserved atomic.Int64
+	bucket    Bucket
+	reserved  atomic.Int64
+	elsewhere atomic.Int64 // reserved by others, as Set has it
 }
 
 // Reserve holds n tokens, at most r.Burst, or none: wait is the time until they could be held, if the others use all of
@@ -39,6 +40,22 @@ func (t *Tokens) Reserve(now int64, r Rate, n int64) (held int64, wait time.Dura
 	return held, 0
 }
 
+// Hold holds n tokens whether they are there or not.
+func (t *Tokens) Hold(n int64) { t.reserved.Add(max(n, 0)) }
+
+// Set makes what is owed the time until all tokens are back but those that are held, of which all together hold so many:
+// somebody else counts, and has said so. What others hold is looked at and keeps nobody out. atLeast is as of Bucket.Set.
+func (t *Tokens) Set(now int64, r Rate, owed time.Duration, held int64, atLeast bool) {
+	t.bucket.Set(now, r, owed, atLeast)
+	t.elsewhere.Store(max(0, held-t.reserved.Load()))
+}
+
+// Due is that of a Bucket, for what was charged.
+func (t *Tokens) Due(now int64, r Rate) int64 { return t.bucket.Due(now, r) }
+
+// Debt is that of a Bucket, for what was charged.
+func (t *Tokens) Debt(now, since int64) (tokens, until int64) { return t.bucket.Debt(now, since) }
+
 // Charge takes used tokens, whether they are there or not, and gives back held ones. It is called once at the end of a
 // request, or many times for a part each while its answer runs. What was used beyond what was held is debt, and others
 // wait for it. A used of less than 0 is 0.
@@ -59,7 +76,7 @@ func (t *Tokens) Look(now int64, r Rate) (left int64, full time.Duration) {
 		return math.MaxInt64, 0
 	}
 	now, r = instant(now), r.bounded()
-	reserved := max(t.reserved.Load(), 0)
+	reserved := max(t.reserved.Load()+t.elsewhere.Load(), 0)
 	owed := t.bucket.owed(now, r) + r.time(reserved)
 	return max(r.time(r.Burst)-owed, 0) / int64(r.Each), time.Duration(owed)
 }

@@ -31,7 +31,7 @@ func (a *Account) Term(now time.Time, p Period, loc *time.Location) *Term {
 }
 
 func (t *Term) serves(now int64, p Period, loc *time.Location) bool {
-	return t != nil && now < t.End && now >= t.earliest && t.period == p && t.loc == loc
+	return t != nil && now < t.End && now >= int64(t.earliest)*int64(time.Second) && t.period == p && t.loc == loc
 }
 
 func (a *Account) roll(now time.Time, p Period, loc *time.Location) *Term {
@@ -44,7 +44,7 @@ func (a *Account) roll(now time.Time, p Period, loc *time.Location) *Term {
 		}
 		t := &Term{
 			Start: max(1, start.UnixNano()), End: end.UnixNano(),
-			earliest: before.UnixNano(), loc: loc, period: p,
+			earliest: uint32(min(max(0, before.Unix()), math.MaxUint32)), loc: loc, period: p,
 		}
 		t.follow(old, now.UnixNano())
 		if a.term.CompareAndSwap(old, t) {
@@ -66,6 +66,9 @@ func (t *Term) follow(old *Term, now int64) {
 	}
 }
 
+// Last is the last term that the account had, nil if it had none.
+func (a *Account) Last() *Term { return a.term.Load() }
+
 // Reset begins a term without use, from now on and until the End of the one before.
 // What is under way settles in that one. If the account was never asked for its
 // term, the End is far away until it is.
@@ -76,6 +79,24 @@ func (a *Account) Reset(now time.Time) *Term {
 		if old != nil {
 			t.Start, t.End, t.earliest = max(t.Start, old.Start+1), old.End, old.earliest
 			t.period, t.loc = old.period, old.loc
+		}
+		if a.term.CompareAndSwap(old, t) {
+			return t
+		}
+	}
+}
+
+// Follow begins the term that another gateway has begun, which started at start, unless
+// the account is that far. What is under way settles in the one before.
+func (a *Account) Follow(start int64) *Term {
+	for {
+		old := a.term.Load()
+		if old != nil && old.Start >= start {
+			return old
+		}
+		t := begun(start, 0)
+		if old != nil {
+			t.End, t.earliest, t.period, t.loc = old.End, old.earliest, old.period, old.loc
 		}
 		if a.term.CompareAndSwap(old, t) {
 			return t

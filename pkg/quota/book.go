@@ -39,6 +39,15 @@ func (b *Book) Account(id [8]byte) *Account {
 // Look finds an account if there is one.
 func (b *Book) Look(id [8]byte) (*Account, bool) { return b.accounts.Load(id) }
 
+// Each calls f with every account that has a term, until f is false.
+func (b *Book) Each(f func(id [8]byte, t *Term) bool) {
+	for id, a := range b.accounts.AllRelaxed() {
+		if t := a.term.Load(); t != nil && !f(id, t) {
+			return
+		}
+	}
+}
+
 // Forget drops the accounts that keep has not wanted for 32 days, and in which
 // nothing is reserved. A key that comes back sooner finds what it has used.
 func (b *Book) Forget(keep func(id [8]byte) bool, now time.Time) {
