@@ -39,11 +39,25 @@ func ParseID(s string) (id ID, err error) {
 // Source says where a key is written.
 type Source uint8
 
-// A key of the configuration changes with it only; a stored one was made at run time.
+// A key of the configuration changes with it only; the others were made at run time.
 const (
 	Configured Source = iota
-	Stored
+	Stored            // in the keys file
+	InRedis
 )
+
+// String is what operators know it by.
+func (s Source) String() string { return [...]string{"config", "file", "redis"}[s] }
+
+// ParseSource is the inverse of String.
+func ParseSource(text string) (s Source, ok bool) {
+	for s = Configured; s <= InRedis; s++ {
+		if s.String() == text {
+			return s, true
+		}
+	}
+	return 0, false
+}
 
 // Own are a key's own numbers; 0 is "not said". A key that has its own
 // RequestsPerSecond and no BurstSize bursts by one second of it, whatever the default.

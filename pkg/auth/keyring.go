@@ -29,6 +29,7 @@ const (
 	Mistyped         // unknown, and a made key with a slip of the pen: see LooksMistyped
 	Disabled
 	Expired
+	Unjudged // not in an Incomplete ring: it may be a key
 	Known
 )
 
@@ -42,6 +43,8 @@ type Defaults struct {
 	// any.
 	Models    []string
 	Addresses []netip.Prefix
+	// Incomplete says that there are keys which are not in the ring.
+	Incomplete bool
 }
 
 // Keyring is a set of keys, all of them ready for use. It is safe for concurrent use.
@@ -85,10 +88,7 @@ func NewKeyring(keys []*Key, d Defaults) (*Keyring, error) {
 
 // describe names a key to the operator.
 func describe(k *Key) string {
-	where := "the configuration"
-	if k.Source == Stored {
-		where = "the keys file"
-	}
+	where := [...]string{"the configuration", "the keys file", "Redis"}[k.Source]
 	return fmt.Sprintf("key %q of %s (id %s)", k.Name, where, k.ID())
 }
 
@@ -122,6 +122,9 @@ func (r *Keyring) Find(token []byte, now time.Time) (*Key, Verdict) {
 		// the ring, which has hashes alone, cannot tell beforehand that it has none.
 		if LooksMistyped(token) {
 			return nil, Mistyped
+		}
+		if r.defaults.Incomplete {
+			return nil, Unjudged
 		}
 		return nil, Unknown
 	case k.Disabled:

@@ -241,6 +241,12 @@ func Unavailable(model string, retryAfter time.Duration) *Error {
 	return serverError(http.StatusServiceUnavailable, "service_unavailable", msg, retryAfter)
 }
 
+// KeysUnavailable is 503: whether the API key is one cannot be told at the moment.
+func KeysUnavailable() *Error {
+	return serverError(http.StatusServiceUnavailable, "keys_unavailable",
+		"The API key cannot be checked at the moment. Please try again later.", time.Second)
+}
+
 // ShuttingDown is 503: this gateway takes no new work.
 func ShuttingDown() *Error {
 	return serverError(http.StatusServiceUnavailable, "shutting_down",

@@ -45,6 +45,7 @@ func (o Outcome) String() string { return outcomeNames[o] }
 var (
 	ttftBuckets     = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80, 160, 320}
 	tokenBuckets    = []float64{0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5}
+	waitBuckets     = []float64{0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1}
 	durationBuckets = []float64{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560}
 )
 
@@ -86,6 +87,7 @@ const (
 	MistypedKey // its checksum is wrong
 	DisabledKey
 	ExpiredKey
+	UnjudgedKey  // the store of the keys cannot be asked
 	AmbiguousKey // two headers, two keys
 	AddressNotAllowed
 	ModelNotAllowed
@@ -94,7 +96,7 @@ const (
 )
 
 var authFailureNames = [nAuthFailures]string{
-	"no_key", "unknown_key", "mistyped_key", "disabled_key", "expired_key", "ambiguous_key", "address_not_allowed", "model_not_allowed", "admin_token",
+	"no_key", "unknown_key", "mistyped_key", "disabled_key", "expired_key", "unjudged_key", "ambiguous_key", "address_not_allowed", "model_not_allowed", "admin_token",
 }
 
 // AuthFailed counts one.
@@ -178,6 +180,11 @@ func (s *Set) CounterFunc(name string, f func() int64) {
 func (s *Set) FloatCounterFunc(name string, f func() float64) {
 	c := s.set.GetOrCreateFloatCounter(name)
 	s.mirrors = append(s.mirrors, func() { c.Set(f()) })
+}
+
+// Waits is a histogram of short times, in seconds.
+func (s *Set) Waits(name string) *metrics.PrometheusHistogram {
+	return s.set.GetOrCreatePrometheusHistogramExt(name, waitBuckets)
 }
 
 // Drop forgets the gauge of that name.
