@@ -29,10 +29,13 @@ const (
 	PerMinute
 	Global
 	NLimits
+	// Store is no limit: what is counted together cannot be asked for, and the operator
+	// wants nothing let in then.
+	Store = NLimits
 )
 
-var limitNames = [NLimits]string{
-	"", "max_concurrent", "tokens_per_minute", "total_quota", "requests_per_second", "requests_per_minute", "global",
+var limitNames = [NLimits + 1]string{
+	"", "max_concurrent", "tokens_per_minute", "total_quota", "requests_per_second", "requests_per_minute", "global", "redis",
 }
 
 // String is the limit's name in the configuration.
@@ -54,9 +57,12 @@ type Request struct {
 	Now    time.Time
 	Limits *limit.Limits
 	Global limit.Rate
-	Wall   time.Time   // by which terms begin and end
-	Term   *quota.Term // nil: no account
-	Quota  int64       // tokens in the term, 0: no limit
+	Wall   time.Time // by which terms begin and end
+	// Account is the one that the request counts in, nil for none. Term is its term; Enter
+	// puts another in its place when other gateways have begun a new one.
+	Account *quota.Account
+	Term    *quota.Term
+	Quota   int64 // tokens in the term, 0: no limit
 	// Prompt is how many tokens the prompt has, about; Output how many an answer may
 	// have by the request's own word, -1 when it does not say, and is then taken to be
 	// AtLeast so many; Answers how many there will be, 0 is 1.
@@ -81,11 +87,23 @@ type Refusal struct {
 
 // state is what is known of one identity.
 type state struct {
+	*others               // nil: this gateway counts alone
 	slots     limit.Slots // also tells whether the state was forgotten
 	perSecond limit.Bucket
 	perMinute limit.Bucket
 	tokens    limit.Tokens
 	answers   average // output tokens
+}
+
+// others is what a gateway that counts with others knows besides.
+type others struct {
+	tag       string       // by which other gateways know it
+	elsewhere atomic.Int64 // requests under way at other gateways, when last heard of
+	alone     atomic.Int64 // when all is back that was taken without the others
+	// parted has the limits by which it counts alone, since when the times in since are
+	// kept: of requests a second, a minute, and tokens; nil: it does not.
+	parted atomic.Pointer[limit.Limits]
+	since  [3]atomic.Int64
 }
 
 func (s *state) idle(now int64) bool {
@@ -109,6 +127,12 @@ type Gate struct {
 
 	answers average // of all
 	models  *xsync.Map[string, *Model]
+
+	shared                Shared // nil: this gateway counts alone
+	onError, quotaOnError Policy
+	// As in state, for the global limit.
+	parted atomic.Pointer[limit.Limits]
+	since  atomic.Int64
 }
 
 const (
@@ -141,32 +165,45 @@ func (g *Gate) clock(t time.Time) int64 { return max(1, int64(t.Sub(g.epoch))+1)
 // Enter takes everything that r wants, or nothing, and then says why. t must be
 // zero; it holds what was taken until Leave.
 func (g *Gate) Enter(t *Ticket, r *Request) (Refusal, bool) {
-	s, entered := g.enter(r)
+	if g.shared != nil {
+		return g.enterShared(t, r)
+	}
+	s, entered := g.enter(r, r.Limits.Concurrent)
 	now := max(g.clock(r.Now), g.forgotten.Load()) // behind the lookup: see forgotten
 	a := attempt{state: s, now: now, entered: entered}
 	if !entered {
 		a.refuse(Concurrent, slotWait)
 	}
-	a.tokens = min(max(r.Prompt, 0)+max(g.output(s, r.Output), min(r.AtLeast, maxEstimate))*max(1, min(r.Answers, maxAnswers)), maxEstimate)
-	a.take(r)
+	a.tokens = g.tokens(s, r)
+	a.take(r.Limits)
+	if r.Term != nil {
+		a.takeQuota(r)
+	}
 	a.takeGlobal(&g.global, r.Global)
 	if a.by != None {
-		a.undo(r)
-		return Refusal{Limit: a.by, Wait: a.wait, Exhausted: a.exhausted && a.by == Quota, TooMuch: a.tooMuch && a.by == Quota, Tokens: a.tokens}, false
+		a.undo(r.Limits, r.Term)
+		return a.refusal(), false
 	}
 	*t = Ticket{gate: g, state: s, limits: r.Limits, term: r.Term, held: a.held, quotaHeld: a.quotaHeld, prompt: max(r.Prompt, 0)}
 	return Refusal{}, true
+}
+
+// tokens is how many the request will use, by what is known.
+func (g *Gate) tokens(s *state, r *Request) int64 {
+	answer := max(g.output(s, r.Output), min(r.AtLeast, maxEstimate))
+	return min(max(r.Prompt, 0)+answer*max(1, min(r.Answers, maxAnswers)), maxEstimate)
 }
 
 // slotWait is what a client is told to wait for a slot: nobody knows when a
 // request ends.
 const slotWait = time.Second
 
-// enter finds the state of r's identity and takes a slot of it.
-func (g *Gate) enter(r *Request) (*state, bool) {
+// enter finds the state of r's identity and takes a slot of it, of which there are
+// most; 0 is no limit.
+func (g *Gate) enter(r *Request, most int64) (*state, bool) {
 	for {
 		s := g.find(r.Who, r.Known, r.Now)
-		ok, retired := s.slots.Enter(r.Limits.Concurrent)
+		ok, retired := s.slots.Enter(most)
 		if !retired {
 			return s, ok
 		}
@@ -182,7 +219,11 @@ func (g *Gate) find(who Identity, known bool, at time.Time) *state {
 	if !known && g.states.Size() >= g.size && !g.sweepFull(g.clock(at)) {
 		return &g.overflow[who[0]%overflows]
 	}
-	s, _ := g.states.LoadOrStore(who, new(state))
+	fresh := new(state)
+	if g.shared != nil {
+		fresh.others = &others{tag: tag(who, known)}
+	}
+	s, _ := g.states.LoadOrStore(who, fresh)
 	return s
 }
 
@@ -200,6 +241,10 @@ type attempt struct {
 	tooMuch   bool
 }
 
+func (a *attempt) refusal() Refusal {
+	return Refusal{Limit: a.by, Wait: a.wait, Exhausted: a.exhausted && a.by == Quota, TooMuch: a.tooMuch && a.by == Quota, Tokens: a.tokens}
+}
+
 func (a *attempt) refuse(by Limit, wait time.Duration) {
 	if a.by == None || wait > a.wait {
 		a.by, a.wait = by, wait
@@ -208,16 +253,13 @@ func (a *attempt) refuse(by Limit, wait time.Duration) {
 
 // take tries every limit of the key, also behind one that is reached: the client
 // is told of the one that holds it longest.
-func (a *attempt) take(r *Request) {
-	s, l := a.state, r.Limits
+func (a *attempt) take(l *limit.Limits) {
+	s := a.state
 	if l.Tokens.Limited() {
 		held, wait := s.tokens.Reserve(a.now, l.Tokens, a.tokens)
 		if a.held = held; wait > 0 {
 			a.refuse(Tokens, wait)
 		}
-	}
-	if r.Term != nil {
-		a.takeQuota(r)
 	}
 	if l.PerSecond.Limited() {
 		wait := s.perSecond.Take(a.now, l.PerSecond, 1)
@@ -251,10 +293,15 @@ func (a *attempt) takeGlobal(b *limit.Bucket, r limit.Rate) {
 	}
 }
 
+// tooMuch tells whether a request that would use so many tokens asks for more than
+// the whole quota. A term holds at most all of it for a request that seems to need
+// more: that is a guess. What the request itself asks for is none.
+func (r *Request) tooMuch(tokens int64) bool {
+	return r.Quota > 0 && r.Output >= 0 && tokens-r.Prompt > r.Quota
+}
+
 func (a *attempt) takeQuota(r *Request) {
-	// A term holds at most the whole quota for a request that seems to need more: it
-	// is a guess. What the request itself asks for is none.
-	a.tooMuch = r.Quota > 0 && r.Output >= 0 && a.tokens-r.Prompt > r.Quota
+	a.tooMuch = r.tooMuch(a.tokens)
 	if a.quota = !a.tooMuch && r.Term.Reserve(a.tokens, r.Quota); a.quota {
 		a.quotaHeld = r.Term.Held(a.tokens, r.Quota)
 		return
@@ -268,8 +315,8 @@ func (a *attempt) takeQuota(r *Request) {
 }
 
 // undo gives back what was taken.
-func (a *attempt) undo(r *Request) {
-	s, l := a.state, r.Limits
+func (a *attempt) undo(l *limit.Limits, term *quota.Term) {
+	s := a.state
 	if a.minute {
 		s.perMinute.Return(a.now, a.now, l.PerMinute, 1)
 	}
@@ -277,7 +324,7 @@ func (a *attempt) undo(r *Request) {
 		s.perSecond.Return(a.now, a.now, l.PerSecond, 1)
 	}
 	if a.quota {
-		r.Term.Settle(a.quotaHeld, 0)
+		term.Settle(a.quotaHeld, 0)
 	}
 	if a.held > 0 {
 		s.tokens.Charge(a.now, l.Tokens, 0, a.held)
@@ -287,13 +334,19 @@ func (a *attempt) undo(r *Request) {
 	}
 }
 
-// Pass takes what a request without limits of its own needs of the global one,
-// and otherwise returns how long to wait.
-func (g *Gate) Pass(at time.Time, global limit.Rate) (wait time.Duration) {
+// Pass takes what a request without limits of its own needs of the global one. ok is
+// false when there is nothing to take.
+func (g *Gate) Pass(at time.Time, global limit.Rate) (why Refusal, ok bool) {
 	if !global.Limited() {
-		return 0
+		return Refusal{}, true
 	}
-	return g.global.Take(g.clock(at), global, 1)
+	by, wait := Global, time.Duration(0)
+	if g.shared != nil && g.shared.Rates() {
+		by, wait = g.takeShared(new(globally), at, g.clock(at), global)
+	} else if wait = g.global.Take(g.clock(at), global, 1); wait == 0 {
+		by = None
+	}
+	return Refusal{Limit: by, Wait: wait}, by == None
 }
 
 // Sweep forgets the identities that are idle: a new state would be no different.

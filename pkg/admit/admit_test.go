@@ -67,7 +67,7 @@ func see(g *admit.Gate, r *admit.Request) (s sight) {
 
 // passes is how many more requests the global limit takes at that moment.
 func passes(g *admit.Gate, r *admit.Request) (n int64) {
-	for g.Pass(r.Now, r.Global) == 0 {
+	for globally(g, r) {
 		n++
 	}
 	return n
@@ -200,16 +200,16 @@ func TestPassAndEnterShareTheGlobalLimit(t *testing.T) {
 	r := asking(1, 0, &limit.Limits{}, 0)
 	r.Global = limit.PerSecond(1, 2)
 	enter(t, g, r)
-	if wait := g.Pass(r.Now, r.Global); wait != 0 {
+	if wait, _ := g.Pass(r.Now, r.Global); wait.Wait != 0 {
 		t.Errorf("the second waits %v", wait)
 	}
-	if wait := g.Pass(r.Now, r.Global); wait != time.Second {
+	if wait, _ := g.Pass(r.Now, r.Global); wait.Wait != time.Second {
 		t.Errorf("the third waits %v", wait)
 	}
 	if refusal := refuse(t, g, r); refusal.Limit != admit.Global || refusal.Wait != time.Second {
 		t.Errorf("the fourth is refused by %s for %v", refusal.Limit, refusal.Wait)
 	}
-	if wait := g.Pass(r.Now, limit.Rate{}); wait != 0 {
+	if wait, ok := g.Pass(r.Now, limit.Rate{}); !ok {
 		t.Errorf("without a limit one waits %v", wait)
 	}
 }
@@ -243,4 +243,9 @@ func TestStandingsAreOfTheScarcerLimit(t *testing.T) {
 	if _, _, hasRequests, hasTokens := g.Standings(admit.Identity{1}, &limit.Limits{Concurrent: 1}, at(0)); hasRequests || hasTokens {
 		t.Error("what is not limited has a standing")
 	}
+}
+
+func globally(g *admit.Gate, r *admit.Request) bool {
+	_, ok := g.Pass(r.Now, r.Global)
+	return ok
 }

@@ -98,7 +98,7 @@ func TestTheDeskAsksEveryLimit(t *testing.T) {
 			t.Errorf("%s: %d left, want %d", u.Name, u.Remaining, left[i])
 		}
 	}
-	if passes := d.gate.Pass(before, limit.Rate{Each: d.global.Each, Burst: 1}); passes == 0 {
+	if _, passes := d.gate.Pass(before, limit.Rate{Each: d.global.Each, Burst: 1}); passes {
 		t.Error("the global limit was not asked")
 	}
 	var ticket admit.Ticket

@@ -164,6 +164,15 @@ func (m *reference) leave(s *stay, now int64) {
 
 // differs tells what the gate shows of a key that is not so.
 func (m *reference) differs(g *admit.Gate, who int, now int64, r *admit.Request) string {
+	a := &m.keys[who]
+	if u, h := r.Term.Used(), r.Term.Reserved(); u != a.used || h != a.reserved {
+		return fmt.Sprintf("%d used and %d reserved of the quota, want %d and %d", u, h, a.used, a.reserved)
+	}
+	return m.limitsDiffer(g, who, now, r)
+}
+
+// limitsDiffer is differs without the quota.
+func (m *reference) limitsDiffer(g *admit.Gate, who int, now int64, r *admit.Request) string {
 	a, l := &m.keys[who], r.Limits
 	var want []admit.LimitUse
 	add := func(name string, r limit.Rate, s *spent, held int64) {
@@ -181,9 +190,6 @@ func (m *reference) differs(g *admit.Gate, who int, now int64, r *admit.Request)
 	got, inFlight := g.Use(r.Who, l, r.Now)
 	if !slices.Equal(got, want) || inFlight != a.slots {
 		return fmt.Sprintf("%d in flight and %+v, want %d and %+v", inFlight, got, a.slots, want)
-	}
-	if u, h := r.Term.Used(), r.Term.Reserved(); u != a.used || h != a.reserved {
-		return fmt.Sprintf("%d used and %d reserved of the quota, want %d and %d", u, h, a.used, a.reserved)
 	}
 	return ""
 }

@@ -21,6 +21,8 @@ type Ticket struct {
 	prompt    int64 // tokens, estimated
 	charged   int64 // tokens, of tokens_per_minute so far
 	settled   bool
+	alone     bool  // tokens_per_minute are counted by this gateway for itself
+	lease     Lease // nil: this gateway counts alone, or the request holds nothing
 }
 
 // Valid reports whether the ticket was given by a gate.
@@ -44,6 +46,13 @@ func (t *Ticket) Charge(at time.Time, output int64) {
 		t.state.tokens.Charge(t.gate.clock(at), t.limits.Tokens, part, release)
 		t.held -= release
 	}
+	if t.lease != nil {
+		held := t.held
+		if t.alone {
+			held = 0
+		}
+		t.lease.Charge(part, held, t.quotaHeld)
+	}
 }
 
 // Settle says how many tokens the request has used in all, and gives back what
@@ -60,6 +69,9 @@ func (t *Ticket) Settle(at time.Time, used int64) {
 	}
 	if t.term != nil {
 		t.term.Settle(t.quotaHeld, used)
+	}
+	if t.lease != nil {
+		t.lease.End(max(0, used-t.charged))
 	}
 }
 
@@ -143,7 +155,9 @@ func (g *Gate) Use(who Identity, l *limit.Limits, at time.Time) (limits []LimitU
 	add(PerMinute, l.PerMinute, left, full)
 	left, full = s.tokens.Look(now, l.Tokens)
 	add(Tokens, l.Tokens, left, full)
-	inFlight = s.slots.Len()
+	if inFlight = s.slots.Len(); s.others != nil {
+		inFlight += s.elsewhere.Load()
+	}
 	if l.Concurrent > 0 {
 		limits = append(limits, LimitUse{Concurrent.String(), l.Concurrent, max(0, l.Concurrent-inFlight), 0})
 	}

@@ -19,8 +19,8 @@ import (
 func (x *Exchange) admit(ctx *fasthttp.RequestCtx) *openai.Error {
 	i, v, g := &x.caller, x.view, x.gateway
 	if i.limits == nil {
-		if wait := g.gate.Pass(x.arrived, v.Global); wait > 0 {
-			return x.limited(admit.Refusal{Limit: admit.Global, Wait: wait})
+		if refusal, ok := g.gate.Pass(x.arrived, v.Global); !ok {
+			return x.limited(refusal)
 		}
 		return nil
 	}
@@ -29,13 +29,15 @@ func (x *Exchange) admit(ctx *fasthttp.RequestCtx) *openai.Error {
 		var period quota.Period
 		r.Quota, period = i.ring.Quota(i.key)
 		r.Wall = g.wall(x.arrived)
-		x.term = g.book.Account(i.id).Term(r.Wall, period, v.Location)
-		r.Term = x.term
+		r.Account = g.book.Account(i.id)
+		r.Term = r.Account.Term(r.Wall, period, v.Location)
 	}
 	if x.estimate(ctx, &r) && (r.Quota > 0 || i.limits.Tokens.Limited()) {
 		return openai.BadRequest("background", "A response in the background cannot be counted, and this API key has a limit on tokens.")
 	}
-	if refusal, ok := g.gate.Enter(&x.ticket, &r); !ok {
+	refusal, ok := g.gate.Enter(&x.ticket, &r)
+	x.term = r.Term
+	if !ok {
 		return x.limited(refusal)
 	}
 	return nil
@@ -68,6 +70,8 @@ func (x *Exchange) limited(r admit.Refusal) *openai.Error {
 	switch r.Limit {
 	case admit.Global:
 		return openai.GloballyLimited(r.Wait)
+	case admit.Store:
+		return openai.Unavailable("", r.Wait)
 	case admit.Concurrent:
 		return openai.RateLimited(r.Limit.String(), i.limits.Concurrent, "requests at a time", r.Wait)
 	case admit.PerSecond:

@@ -34,6 +34,15 @@ func (g *Gateway) SetKeys(ring *auth.Keyring) { g.keys.Store(ring) }
 // server runs.
 func (g *Gateway) SetBook(book *quota.Book) { g.book = book }
 
+// Share has limits and quotas hold over several gateways. It is called before the
+// server runs.
+func (g *Gateway) Share(s admit.Shared, onError, quotaOnError admit.Policy) {
+	g.gate.Share(s, onError, quotaOnError)
+}
+
+// Debts calls f with what was let in alone, until f is false.
+func (g *Gateway) Debts(f func(admit.Debt) bool) { g.gate.Debts(time.Now(), f) }
+
 // Book is where the use of each key is counted.
 func (g *Gateway) Book() *quota.Book { return g.book }
 
@@ -65,8 +74,10 @@ func (x *Exchange) identify(ctx *fasthttp.RequestCtx) *openai.Error {
 	key, verdict := ring.Find(token, x.gateway.wall(x.arrived))
 	if verdict != auth.Known {
 		x.gateway.stats.AuthFailed(failureOf(verdict, token))
-		x.gateway.slow(ctx, x.arrived)
-		return refusedKey(token)
+		if verdict != auth.Unjudged {
+			x.gateway.slow(ctx, x.arrived)
+		}
+		return refusedKey(verdict, token)
 	}
 	x.caller = caller{ring: ring, key: key, id: key.ID(), token: true, limits: ring.Limits(key)}
 	copy(x.caller.who[:], key.Hash[:])
@@ -170,6 +181,8 @@ func failureOf(v auth.Verdict, token []byte) stats.AuthFailure {
 		return stats.DisabledKey
 	case auth.Expired:
 		return stats.ExpiredKey
+	case auth.Unjudged:
+		return stats.UnjudgedKey
 	}
 	if len(token) == 0 {
 		return stats.NoKey
@@ -179,9 +192,12 @@ func failureOf(v auth.Verdict, token []byte) stats.AuthFailure {
 
 // refusedKey is the same for every key that does not open: whether it once did is
 // nobody's business.
-func refusedKey(token []byte) *openai.Error {
-	if len(token) == 0 {
+func refusedKey(v auth.Verdict, token []byte) *openai.Error {
+	switch {
+	case len(token) == 0:
 		return openai.NoKey()
+	case v == auth.Unjudged:
+		return openai.KeysUnavailable()
 	}
 	return openai.WrongKey()
 }
@@ -197,7 +213,7 @@ func (g *Gateway) refusedKey(h *fasthttp.RequestHeader) *openai.Error {
 		return errAmbiguous()
 	}
 	if _, verdict := ring.Find(token, g.wall(time.Now())); verdict != auth.Known {
-		return refusedKey(token)
+		return refusedKey(verdict, token)
 	}
 	return nil
 }

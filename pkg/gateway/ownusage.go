@@ -35,14 +35,17 @@ func (g *Gateway) ownUsage(ctx *fasthttp.RequestCtx) {
 
 // Use is what a key of the ring has used, and has left.
 func (g *Gateway) Use(ring *auth.Keyring, key *auth.Key) (u admit.Use) {
-	now := time.Now()
-	var who admit.Identity
-	copy(who[:], key.Hash[:])
-	u.Limits, u.InFlight = g.gate.Use(who, ring.Limits(key), now)
-	if limit, period := ring.Quota(key); g.recording.covers(limit) {
-		t := g.book.Account(key.ID()).Term(g.wall(now), period, g.View().Location)
+	r := admit.Request{Known: true, Now: time.Now(), Limits: ring.Limits(key)}
+	copy(r.Who[:], key.Hash[:])
+	limit, period := ring.Quota(key)
+	if r.Quota = limit; g.recording.covers(limit) {
+		r.Account = g.book.Account(key.ID())
+		r.Term = r.Account.Term(g.wall(r.Now), period, g.View().Location)
+	}
+	if t := g.gate.Ask(&r); t != nil {
 		u.Quota = quotaUse(t, limit, period)
 	}
+	u.Limits, u.InFlight = g.gate.Use(r.Who, r.Limits, r.Now)
 	return u
 }
 

@@ -1,0 +1,397 @@
+package admit
+
+import (
+	"encoding/hex"
+	"strconv"
+	"time"
+
+	"github.com/llmproxy/llmproxy/pkg/limit"
+	"github.com/llmproxy/llmproxy/pkg/quota"
+)
+
+// Shared is where several gateways count together, so that a limit holds over all of
+// them. Its methods are safe for concurrent use, and none of them waits longer than
+// the few milliseconds that it was given.
+type Shared interface {
+	// Rates tells whether requests, tokens, concurrency and the global limit are
+	// counted there; quotas are in any case.
+	Rates() bool
+	// Admit takes all that a wants, or nothing, and sets a.Term to the term that counts.
+	// It is false when nobody could be asked, and sets no more of r than the Lease then:
+	// the store may have taken it all the same.
+	Admit(a *Ask, r *Answer) bool
+	// Global takes one of the requests of all. ok is false when nobody could be asked;
+	// wait is then how long it would have taken, by what is known, until all of them are
+	// there again.
+	Global(now time.Time, r limit.Rate) (wait time.Duration, ok bool)
+	// GiveBack returns what a Global has taken.
+	GiveBack(now time.Time)
+	// Place is which of how many gateways this one is, as far as is known.
+	Place() (place, several int)
+}
+
+// Ask is what a request wants of what is counted together.
+type Ask struct {
+	Tag     string         // of the client: hexadecimal digits and letters
+	Limits  *limit.Limits  // nil: counted by each gateway for itself
+	Tokens  int64          // to hold, of tokens a minute
+	Account *quota.Account // of Term
+	Term    *quota.Term    // nil: no account
+	Quota   int64          // tokens in the term, 0: no limit
+	Hold    int64          // tokens, of the quota
+	TooMuch bool           // the quota refuses, whatever is left of it
+	Look    bool           // take nothing
+}
+
+// wants tells whether anything is to be asked at all.
+func (a *Ask) wants() bool {
+	return a.Term != nil || a.Limits != nil && *a.Limits != (limit.Limits{})
+}
+
+// Answer is what came of an Ask.
+type Answer struct {
+	By        Limit // None: taken
+	Wait      time.Duration
+	Exhausted bool
+	// Lease holds what was taken.
+	Lease Lease
+	// Times until all is there again.
+	Second, Minute, Tokens time.Duration
+	// What all gateways hold: tokens, and requests.
+	Reserved, InFlight int64
+	// Start is the start of the term that counts, in which Used tokens were used, Own of
+	// them by this gateway, and Held are held by all gateways.
+	Start, Used, Own, Held int64
+}
+
+// Lease is what one request holds of what is counted together. It is used by one
+// goroutine at a time, which does not wait for what is said to arrive.
+type Lease interface {
+	// Charge counts tokens that were used, and says how many are held from here on: of
+	// those a minute, and of the quota.
+	Charge(tokens, held, quota int64)
+	// End counts the last tokens and gives back what is held.
+	End(tokens int64)
+}
+
+// Policy is what a limit does while Shared cannot be asked.
+type Policy uint8
+
+// The policies.
+const (
+	LocalShare Policy = iota // each gateway lets in its share
+	Open                     // everything passes
+	Closed                   // nothing passes
+)
+
+// ParsePolicy reads the name of one.
+func ParsePolicy(s string) (p Policy, ok bool) {
+	switch s {
+	case "local_share":
+		return LocalShare, true
+	case "open":
+		return Open, true
+	case "closed":
+		return Closed, true
+	}
+	return 0, false
+}
+
+// Share has the gate ask s, and do as the policies say while that cannot be asked. It
+// is called before the first request.
+func (g *Gate) Share(s Shared, onError, quotaOnError Policy) {
+	g.shared, g.onError, g.quotaOnError = s, onError, quotaOnError
+	for i := range g.overflow {
+		g.overflow[i].others = &others{tag: "overflow" + strconv.Itoa(i)}
+	}
+}
+
+// tag is by what other gateways know an identity: a key by its id.
+func tag(who Identity, known bool) string {
+	if known {
+		return hex.EncodeToString(who[:8])
+	}
+	return "client" + hex.EncodeToString(who[:])
+}
+
+// enterShared is Enter where gateways count together. What is counted here besides
+// follows what was heard of there, to be gone by when nobody can be asked.
+func (g *Gate) enterShared(t *Ticket, r *Request) (Refusal, bool) {
+	rates, most := g.shared.Rates(), r.Limits.Concurrent
+	if rates {
+		most = 0
+	}
+	s, entered := g.enter(r, most)
+	a := attempt{state: s, now: max(g.clock(r.Now), g.forgotten.Load()), entered: entered, tokens: g.tokens(s, r)}
+	if !entered {
+		a.refuse(Concurrent, slotWait)
+	}
+	limits := *r.Limits // by which it is undone
+	var all globally
+	if rates {
+		by, wait := g.takeShared(&all, r.Now, a.now, r.Global)
+		if by != None {
+			a.refuse(by, wait)
+		}
+	} else {
+		a.take(r.Limits)
+		if a.takeGlobal(&g.global, r.Global); a.by == None {
+			all.here = r.Global
+		}
+	}
+	var lease Lease
+	if a.by == None {
+		lease = g.ask(&a, r, rates, &limits)
+	}
+	if a.by != None {
+		a.undo(&limits, r.Term)
+		g.giveBack(&all, r.Now, a.now)
+		return a.refusal(), false
+	}
+	*t = Ticket{
+		gate: g, state: s, limits: r.Limits, term: r.Term, held: a.held, quotaHeld: a.quotaHeld,
+		prompt: max(r.Prompt, 0), lease: lease, alone: !rates,
+	}
+	return Refusal{}, true
+}
+
+// ask takes what gateways count together. limits becomes what the attempt was held
+// against.
+func (g *Gate) ask(a *attempt, r *Request, rates bool, limits *limit.Limits) Lease {
+	q := Ask{Tag: a.state.tag, Tokens: a.tokens, Account: r.Account, Term: r.Term, Quota: r.Quota, TooMuch: r.tooMuch(a.tokens)}
+	if rates {
+		q.Limits = r.Limits
+	}
+	if r.Term != nil {
+		q.Hold = r.Term.Held(a.tokens, r.Quota)
+	}
+	if !q.wants() {
+		return nil
+	}
+	var w Answer
+	if !g.shared.Admit(&q, &w) {
+		g.decide(a, r, rates, limits)
+		if a.by != None && w.Lease != nil {
+			w.Lease.End(0)
+			return nil
+		}
+		return w.Lease
+	}
+	if r.Term = q.Term; w.By != None {
+		a.tooMuch, a.exhausted = q.TooMuch, w.Exhausted
+		a.refuse(w.By, w.Wait)
+		hear(a.state, a.state.slots.Len()-1, q.Term, a.now, q.Limits, &w)
+		return nil
+	}
+	if rates && r.Limits.Tokens.Limited() {
+		a.held = min(a.tokens, r.Limits.Tokens.Burst)
+		a.state.tokens.Hold(a.held)
+	}
+	if r.Term != nil {
+		a.quota, a.quotaHeld = true, q.Hold
+		r.Term.Hold(q.Hold)
+	}
+	hear(a.state, a.state.slots.Len(), q.Term, a.now, q.Limits, &w)
+	return w.Lease
+}
+
+// hear takes over what an answer tells; here are the requests under way at this gateway.
+// What was taken alone nobody was told, and it stays owed: a store that comes and goes is
+// no burst each time.
+func hear(s *state, here int64, t *quota.Term, now int64, l *limit.Limits, w *Answer) {
+	if l != nil {
+		if s.parted.Load() != nil {
+			s.parted.Store(nil)
+		}
+		alone := now < s.alone.Load()
+		s.perSecond.Set(now, l.PerSecond, w.Second, alone)
+		s.perMinute.Set(now, l.PerMinute, w.Minute, alone)
+		s.tokens.Set(now, l.Tokens, w.Tokens, w.Reserved, alone)
+		s.elsewhere.Store(max(0, w.InFlight-here))
+	}
+	if t != nil && w.Start == t.Start {
+		t.Heard(w.Used, w.Own, w.Held)
+	}
+}
+
+// decide is for when nobody could be asked: each limit does what the operator wants
+// of it.
+func (g *Gate) decide(a *attempt, r *Request, rates bool, limits *limit.Limits) {
+	place, several := g.shared.Place()
+	if rates && *r.Limits != (limit.Limits{}) {
+		switch g.onError {
+		case Closed:
+			a.refuse(Store, slotWait)
+		case Open:
+			*limits = limit.Limits{}
+		default:
+			*limits = r.Limits.Share(place, several)
+			if limits.Concurrent > 0 && a.state.slots.Len() > limits.Concurrent {
+				a.refuse(Concurrent, slotWait)
+			}
+			a.state.part(a.now, r.Limits, limits)
+			a.take(limits)
+			a.state.tookAlone(a.now, limits)
+		}
+	}
+	if r.Term == nil {
+		return
+	}
+	switch a.tooMuch = r.tooMuch(a.tokens); {
+	case g.quotaOnError == Closed && r.Quota > 0:
+		a.refuse(Store, slotWait)
+	case g.quotaOnError == Open && !a.tooMuch:
+		a.quota, a.quotaHeld = true, r.Term.Held(a.tokens, r.Quota)
+		r.Term.Hold(a.quotaHeld)
+	default:
+		a.takeQuotaShare(r, place, several)
+	}
+}
+
+// part notes what is owed at the moment when s begins to count alone, by its share.
+func (s *state) part(now int64, l, share *limit.Limits) {
+	if s.parted.Load() != nil || !s.parted.CompareAndSwap(nil, l) {
+		return
+	}
+	s.since[0].Store(s.perSecond.Due(now, share.PerSecond))
+	s.since[1].Store(s.perMinute.Due(now, share.PerMinute))
+	s.since[2].Store(s.tokens.Due(now, share.Tokens))
+}
+
+// Debt is what this gateway has let in of somebody's rates while nobody could be asked,
+// but for what has come back meanwhile.
+type Debt struct {
+	Tag                    string
+	Limits                 *limit.Limits
+	Second, Minute, Tokens int64 // requests, of each of both rates, and tokens
+}
+
+// Everybody is the Tag of the global limit.
+const Everybody = "global"
+
+// Debts calls f with what was not told yet, until f is false.
+func (g *Gate) Debts(at time.Time, f func(Debt) bool) {
+	now, more := g.clock(at), true
+	if l := g.parted.Load(); l != nil {
+		units, until := g.global.Debt(now, g.since.Load())
+		g.since.Store(until)
+		more = units == 0 || f(Debt{Tag: Everybody, Limits: l, Second: units})
+	}
+	if !more {
+		return
+	}
+	g.states.Range(func(_ Identity, s *state) bool {
+		more = s.debt(now, f)
+		return more
+	})
+	for i := range g.overflow {
+		if more {
+			more = g.overflow[i].debt(now, f)
+		}
+	}
+}
+
+func (s *state) debt(now int64, f func(Debt) bool) bool {
+	d := Debt{Tag: s.tag, Limits: s.parted.Load()}
+	if d.Limits == nil {
+		return true
+	}
+	for i, of := range []struct {
+		debt  func(now, since int64) (units, until int64)
+		units *int64
+	}{{s.perSecond.Debt, &d.Second}, {s.perMinute.Debt, &d.Minute}, {s.tokens.Debt, &d.Tokens}} {
+		var until int64
+		*of.units, until = of.debt(now, s.since[i].Load())
+		s.since[i].Store(until)
+	}
+	return d.Second == 0 && d.Minute == 0 && d.Tokens == 0 || f(d)
+}
+
+// tookAlone notes until when any of what s has taken is owed.
+func (s *state) tookAlone(now int64, l *limit.Limits) {
+	_, second := s.perSecond.Look(now, l.PerSecond)
+	_, minute := s.perMinute.Look(now, l.PerMinute)
+	_, tokens := s.tokens.Look(now, l.Tokens)
+	s.alone.Store(now + int64(max(second, minute, tokens)))
+}
+
+func (a *attempt) takeQuotaShare(r *Request, place, several int) {
+	if a.quota = !a.tooMuch && r.Term.ReserveShare(a.tokens, r.Quota, place, several); a.quota {
+		a.quotaHeld = r.Term.Held(a.tokens, r.Quota)
+		return
+	}
+	wait := slotWait
+	if a.tooMuch || r.Term.Used()+min(a.tokens, r.Quota) > r.Quota {
+		a.exhausted = true
+		wait = time.Unix(0, r.Term.End).Sub(r.Wall)
+	}
+	a.refuse(Quota, wait)
+}
+
+// globally is where one of the requests of all was taken.
+type globally struct {
+	there bool       // by Shared
+	here  limit.Rate // by this gateway, in that rate; zero: not
+}
+
+// takeShared takes one of the requests of all.
+func (g *Gate) takeShared(all *globally, at time.Time, now int64, r limit.Rate) (Limit, time.Duration) {
+	if !r.Limited() {
+		return None, 0
+	}
+	wait, ok := g.shared.Global(at, r)
+	if ok {
+		if g.parted.Load() != nil {
+			g.parted.Store(nil)
+		}
+		if all.there = wait == 0; wait > 0 {
+			return Global, wait
+		}
+		return None, 0
+	}
+	switch g.onError {
+	case Closed:
+		return Store, slotWait
+	case Open:
+		return None, 0
+	}
+	part := r.Share(g.shared.Place())
+	// What was taken here counts besides, also before the last time that somebody could
+	// be asked: they were not told.
+	g.global.Set(now, part, wait, true)
+	if g.parted.Load() == nil && g.parted.CompareAndSwap(nil, &limit.Limits{PerSecond: r}) {
+		g.since.Store(g.global.Due(now, part))
+	}
+	if wait := g.global.Take(now, part, 1); wait > 0 {
+		return Global, wait
+	}
+	all.here = part
+	return None, 0
+}
+
+// giveBack undoes that.
+func (g *Gate) giveBack(all *globally, at time.Time, now int64) {
+	if all.there {
+		g.shared.GiveBack(at)
+	}
+	g.global.Return(now, now, all.here, 1)
+}
+
+// Ask brings what Use says of an identity up to date, where gateways count together,
+// and returns the term that counts.
+func (g *Gate) Ask(r *Request) *quota.Term {
+	if g.shared == nil {
+		return r.Term
+	}
+	q := Ask{Tag: tag(r.Who, r.Known), Account: r.Account, Term: r.Term, Quota: r.Quota, Look: true}
+	if g.shared.Rates() {
+		q.Limits = r.Limits
+	}
+	var w Answer
+	if !q.wants() || !g.shared.Admit(&q, &w) {
+		return r.Term
+	}
+	s := g.find(r.Who, r.Known, r.Now)
+	hear(s, s.slots.Len(), q.Term, g.clock(r.Now), q.Limits, &w)
+	return q.Term
+}
