@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llmproxy/llmproxy/pkg/app"
 	"github.com/llmproxy/llmproxy/pkg/auth"
 	"github.com/llmproxy/llmproxy/pkg/keystore"
 )
@@ -23,16 +24,16 @@ Usage:
   llmproxy keys revoke -config file | -data dir [-delete] id
   llmproxy keys hash   < file
 
-new makes a key and shows it, once: keys.json in the data_dir has its hash only.
-list shows what is in that file, and not the keys of the configuration. revoke
-disables a key, or takes it out of the file. A gateway that runs notices all of
-that. hash reads a key of your own from standard input, because others could see
+new makes a key and shows it, once: what is kept has its hash only. It is kept where
+the configuration says: in keys.json in the data_dir, or with auth.storage: redis in
+Redis. list shows the keys that are there, and not those of the configuration. revoke
+disables a key, or deletes it. A gateway that runs notices all of that. hash reads a key of your own from standard input, because others could see
 an argument, and prints what stands for it in the configuration's api_keys.
 
-  -config file   the gateway's configuration, for its data_dir
-  -data dir      the data_dir itself; systemd's is /var/lib/llmproxy
+  -config file   the gateway's configuration, for its data_dir or its Redis
+  -data dir      the data_dir itself, for keys.json; systemd's is /var/lib/llmproxy
   -format        table (default) or json; of list and new
-  -delete        take the key out of the file, with all that it says
+  -delete        delete the key, with all that it says
 
 What a new key does not say is as auth.defaults and rate_limit.per_key have it:
 
@@ -137,24 +138,26 @@ func (k *keys) parse(what string, args []string) error {
 	return nil
 }
 
-// store opens the keys file, for a command that takes so many arguments.
-func (k *keys) store(arguments int) (*keystore.Store, error) {
+// store opens the keys, for a command that takes so many arguments. closes must be
+// called behind it.
+func (k *keys) store(arguments int) (s keystore.Store, closes func(), err error) {
 	switch {
 	case (k.config == "") == (k.data == ""):
-		return nil, misuse{errors.New("keys needs -config file or -data dir"), true}
+		return nil, nil, misuse{errors.New("keys needs -config file or -data dir"), true}
 	case len(k.args) > arguments:
-		return nil, misuse{fmt.Errorf("unexpected argument number %d", arguments+1), true} // it may be a key
+		return nil, nil, misuse{fmt.Errorf("unexpected argument number %d", arguments+1), true} // it may be a key
 	case k.config != "":
 		c, err := load(k.config)
 		if err != nil {
-			return nil, misuse{err, false}
+			return nil, nil, misuse{err, false}
 		}
 		if !c.Auth.Enabled {
 			fmt.Fprintf(k.stderr, "note: %s does not ask for keys: set auth.enabled\n", k.config)
 		}
-		k.data = c.DataDir
+		return app.OpenKeys(c)
 	}
-	return keystore.Open(k.data, time.Now)
+	file, err := keystore.OpenFile(k.data, time.Now)
+	return file, func() {}, err
 }
 
 // create is "keys new".
@@ -174,10 +177,11 @@ func (k *keys) create() error {
 	if err != nil {
 		return err
 	}
-	s, err := k.store(0)
+	s, closes, err := k.store(0)
 	if err != nil {
 		return err
 	}
+	defer closes()
 	if err := s.Add(key); err != nil {
 		return err
 	}
@@ -185,7 +189,7 @@ func (k *keys) create() error {
 		_, undone := s.Remove(key.ID())
 		return errors.Join(fmt.Errorf("the key could not be shown and was not made: %w", err), undone)
 	}
-	fmt.Fprintf(k.stderr, "The key is shown only now. Its hash is in %s, where a gateway that runs finds it.\n", s.Path())
+	fmt.Fprintf(k.stderr, "The key is shown only now. Its hash is in %s, where a gateway that runs finds it.\n", s.Place())
 	return nil
 }
 
@@ -209,10 +213,11 @@ func (k *keys) writeJSON(v any) error {
 
 // list is "keys list".
 func (k *keys) list() error {
-	s, err := k.store(0)
+	s, closes, err := k.store(0)
 	if err != nil {
 		return err
 	}
+	defer closes()
 	if k.format == "json" {
 		out := []keystore.Public{}
 		for _, key := range s.Keys() {
@@ -258,10 +263,11 @@ func (k *keys) revoke() error {
 	if err != nil {
 		return misuse{err, true}
 	}
-	s, err := k.store(1)
+	s, closes, err := k.store(1)
 	if err != nil {
 		return err
 	}
+	defer closes()
 	did := "disabled"
 	if k.remove {
 		did = "deleted"
@@ -273,7 +279,7 @@ func (k *keys) revoke() error {
 		})
 	}
 	if errors.Is(err, keystore.ErrNotFound) {
-		return fmt.Errorf("%s has no key %s; one of the configuration is revoked there, with status: disabled", s.Path(), id)
+		return fmt.Errorf("%s has no key %s; one of the configuration is revoked there, with status: disabled", s.Place(), id)
 	}
 	if err != nil {
 		return err

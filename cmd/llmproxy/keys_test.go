@@ -39,7 +39,7 @@ func newKey(t *testing.T, dir string, args ...string) (secret, id string) {
 
 func keysIn(t *testing.T, dir string) []*auth.Key {
 	t.Helper()
-	s, err := keystore.Open(dir, time.Now)
+	s, err := keystore.OpenFile(dir, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

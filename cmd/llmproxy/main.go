@@ -187,9 +187,6 @@ func check(path string, stdout, stderr io.Writer) int {
 	for _, w := range c.Warnings() {
 		fmt.Fprintln(stdout, "warning:", w)
 	}
-	for _, p := range c.Pending() {
-		fmt.Fprintln(stdout, "note:", p)
-	}
 	fmt.Fprintf(stdout, "\n%s: ok\n", path)
 	return 0
 }
@@ -211,13 +208,6 @@ func serve(path string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	a, err := app.New(c, app.Options{Version: buildVersion(), GoVersion: runtime.Version(), Log: log, Load: func() (*config.Config, error) { return load(path) }})
-	if unsupported, ok := errors.AsType[*app.UnsupportedError](err); ok {
-		for _, s := range unsupported.Settings {
-			fmt.Fprintln(stderr, s)
-		}
-		fmt.Fprintln(stderr, err)
-		return exitUsage
-	}
 	if err != nil {
 		log.Error("cannot start", "error", err)
 		return exitFailed

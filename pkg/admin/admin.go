@@ -3,8 +3,8 @@
 // anew.
 //
 // Who sends the admin token may do all of it, and nobody else learns anything: one
-// 401 answers every request without it, whatever its path. A change is kept on disk
-// and in force before its answer goes out, and leaves one line in the log, without
+// 401 answers every request without it, whatever its path. A change is kept in the
+// store and in force before its answer goes out, and leaves one line in the log, without
 // its values.
 package admin
 
@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -39,7 +40,7 @@ type Options struct {
 	// Token is what a request must carry; not empty.
 	Token string
 	// Store has the keys made at run time.
-	Store *keystore.Store
+	Store keystore.Store
 	// Keyring returns the keys in force, the configuration's and the store's.
 	Keyring func() *auth.Keyring
 	// Changed puts the store's keys in force. It is called after each change of
@@ -59,6 +60,9 @@ type Options struct {
 	// Latency is the time to a stream's first event that a backend is reckoned
 	// with; false: it is not known.
 	Latency func(b *route.Backend) (d time.Duration, known bool)
+	// Cluster returns what is known of the gateways that share limits and keys, and of
+	// the Redis that they do it through.
+	Cluster func() Cluster
 	// Config returns the configuration in force as JSON, without its secrets.
 	Config func() ([]byte, error)
 	// Reload reads the configuration anew. Its error is shown to the operator.
@@ -140,5 +144,8 @@ func refusal(status int, param, code, msg string) *openai.Error {
 func fail(ctx *fasthttp.RequestCtx, err *openai.Error) {
 	ctx.SetStatusCode(err.Status)
 	ctx.SetContentType("application/json")
+	if err.RetryAfter > 0 {
+		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, strconv.Itoa(int(max(1, err.RetryAfter.Seconds()))))
+	}
 	ctx.SetBody(append(err.Append(nil), '\n'))
 }

@@ -44,6 +44,7 @@ var resources = [...]resource{
 	{path: "/admin/backends", methods: []method{{name: "GET", run: (*API).listBackends}}},
 	{path: "/admin/backends/{}/drain", slashes: true, methods: []method{{name: "POST", run: (*API).drain}}},
 	{path: "/admin/backends/{}/undrain", slashes: true, methods: []method{{name: "POST", run: (*API).undrain}}},
+	{path: "/admin/cluster", methods: []method{{name: "GET", run: (*API).showCluster}}},
 	{path: "/admin/config", methods: []method{{name: "GET", run: (*API).showConfig}}},
 	{path: "/admin/reload", methods: []method{{name: "POST", run: (*API).reload}}},
 }

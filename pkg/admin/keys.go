@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -115,7 +116,7 @@ func (a *API) change(c *call, action string, do func(auth.ID) (*auth.Key, error)
 	if err == nil || inForce && errors.Is(err, keystore.ErrNotFound) {
 		if err := a.o.Changed(); err != nil {
 			return nil, a.broken(c, action, err, "keys_not_in_force",
-				"The change is in the keys file, but NOT in force: the key works as before. Send the request again when the cause is mended.",
+				"The change is in "+a.o.Store.Place()+", but NOT in force: the key works as before. Send the request again when the cause is mended.",
 				"id", id.String())
 		}
 	}
@@ -187,7 +188,10 @@ func badSpec(err error) *openai.Error {
 	return openai.BadRequest("", err.Error())
 }
 
-// notStored is why a change of the keys file failed.
+// askAgain is when a store that cannot be asked may be there again.
+const askAgain = time.Second
+
+// notStored is why a change of the store failed.
 func (a *API) notStored(c *call, action string, id auth.ID, err error) *openai.Error {
 	if errors.Is(err, keystore.ErrNotFound) {
 		return keyNotFound(id.String())
@@ -195,6 +199,13 @@ func (a *API) notStored(c *call, action string, id auth.ID, err error) *openai.E
 	if bad, ok := errors.AsType[*keystore.SpecError](err); ok {
 		return openai.BadRequest(bad.Field, bad.Message)
 	}
+	place := a.o.Store.Place()
+	if errors.Is(err, keystore.ErrAway) {
+		fault := a.broken(c, action, err, "key_store_unavailable",
+			"The keys in "+place+" may be changed all the same, or later: look at them when it is there again, before you repeat the request.", "id", id.String())
+		fault.RetryAfter = askAgain
+		return fault
+	}
 	return a.broken(c, action, err, "keys_not_stored",
-		"Look at "+a.o.Store.Path()+" and the disk that it is on, then send the request again.", "id", id.String())
+		"Look at "+place+", then send the request again.", "id", id.String())
 }

@@ -103,7 +103,7 @@ func TestAPatchChangesWhatItNames(t *testing.T) {
 	if v := s.verdict(key); v != auth.Known {
 		t.Errorf("a key whose end was taken away is %v", v)
 	}
-	again, err := keystore.Open(s.dir, s.now)
+	again, err := keystore.OpenFile(s.dir, s.now)
 	if err != nil || again.Keys()[0].Name != "B" {
 		t.Error("the change is not on disk", err)
 	}
@@ -214,7 +214,7 @@ func TestManyAtOnceAreAllThereAfterwards(t *testing.T) {
 		}
 	}
 	all.Wait()
-	again, err := keystore.Open(s.dir, s.now)
+	again, err := keystore.OpenFile(s.dir, s.now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,6 +244,29 @@ func TestWhatCannotBeStoredIsNotInForce(t *testing.T) {
 			t.Errorf("%s: %s, log %v", c.method, msg, lines)
 		}
 	}
+	if v := s.verdict(key); v != auth.Known {
+		t.Errorf("the key is %v", v)
+	}
+}
+
+// Who only hears that it failed sends it again, and makes two keys.
+func TestAStoreThatIsAwaySaysThatItMayHaveHappened(t *testing.T) {
+	s := start(t)
+	key, id := s.makes(customer)
+	s.log.take(t)
+	s.storeErr = fmt.Errorf("cannot change the keys: %w: no answer", keystore.ErrAway)
+	for _, c := range []struct{ method, path, body string }{
+		{"POST", "/admin/api-keys", customer},
+		{"PATCH", "/admin/api-keys/" + id, `{"status": "disabled"}`},
+		{"DELETE", "/admin/api-keys/" + id, ""},
+	} {
+		a := s.ask(c.method, c.path, c.body)
+		msg := s.refuses(503, "key_store_unavailable", "", a)
+		if lines := s.log.take(t); !strings.Contains(msg, "may be changed all the same") || a.header.Get("Retry-After") != "1" || len(lines) != 1 || lines[0]["level"] != "ERROR" {
+			t.Errorf("%s: %s, Retry-After %q, log %v", c.method, msg, a.header.Get("Retry-After"), lines)
+		}
+	}
+	s.storeErr = nil
 	if v := s.verdict(key); v != auth.Known {
 		t.Errorf("the key is %v", v)
 	}

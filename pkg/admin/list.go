@@ -74,9 +74,9 @@ func parsePage(query url.Values) (p page, fault *openai.Error) {
 			}
 			p.want(func(k *auth.Key) bool { return k.Disabled == (value == "disabled") })
 		case "source":
-			source, ok := map[string]auth.Source{"config": auth.Configured, "file": auth.Stored}[value]
+			source, ok := auth.ParseSource(value)
 			if !ok {
-				return p, openai.BadRequest(name, "source is config or file.")
+				return p, openai.BadRequest(name, "source is config, file or redis.")
 			}
 			p.want(func(k *auth.Key) bool { return k.Source == source })
 		}

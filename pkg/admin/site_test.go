@@ -44,7 +44,8 @@ type site struct {
 	listener *fasthttputil.InmemoryListener
 	client   *http.Client
 	dir      string
-	store    *keystore.Store
+	store    *keystore.File
+	storeErr error      // of every change of the store, unless nil
 	applying sync.Mutex // see changed
 	ring     atomic.Pointer[auth.Keyring]
 	looked   func() // after somebody asked for the ring; nil: nothing
@@ -57,6 +58,33 @@ type site struct {
 	begun                          bool // by a reset that fails
 	reset                          []auth.ID
 	reloads                        int
+}
+
+// faulty is a store that cannot be changed while there is an error.
+type faulty struct {
+	keystore.Store
+	err *error
+}
+
+func (f faulty) Add(k *auth.Key) error {
+	if *f.err != nil {
+		return *f.err
+	}
+	return f.Store.Add(k)
+}
+
+func (f faulty) Replace(id auth.ID, edit func(auth.Key) (*auth.Key, error)) (*auth.Key, error) {
+	if *f.err != nil {
+		return nil, *f.err
+	}
+	return f.Store.Replace(id, edit)
+}
+
+func (f faulty) Remove(id auth.ID) (*auth.Key, error) {
+	if *f.err != nil {
+		return nil, *f.err
+	}
+	return f.Store.Remove(id)
 }
 
 // lines is a log that can be read while it is written.
@@ -99,7 +127,7 @@ func newSite(t testing.TB) *site {
 	t.Helper()
 	s := &site{t: t, dir: t.TempDir(), listener: fasthttputil.NewInmemoryListener(), failures: auth.NewFailures()}
 	var err error
-	if s.store, err = keystore.Open(s.dir, s.now); err != nil {
+	if s.store, err = keystore.OpenFile(s.dir, s.now); err != nil {
 		t.Fatal(err)
 	}
 	if s.table, err = route.Build(route.TableConfig{Backends: []route.BackendConfig{
@@ -113,7 +141,7 @@ func newSite(t testing.TB) *site {
 		t.Fatal(err)
 	}
 	s.api = admin.New(admin.Options{
-		Token: token, Store: s.store, Keyring: s.keyring, Changed: s.changed,
+		Token: token, Store: faulty{s.store, &s.storeErr}, Keyring: s.keyring, Changed: s.changed,
 		Use: func(r *auth.Keyring, k *auth.Key) admit.Use {
 			r.Limits(k) // as the gateway does; it panics unless the key is of the ring
 			return admit.Use{InFlight: 3, Quota: &admit.QuotaUse{Used: 42, Period: "daily"}}

@@ -104,7 +104,7 @@ func (p place) owner(before os.FileInfo) os.FileInfo {
 // lock keeps all others from changing the file. The lock stands beside the file that
 // a symbolic link leads to, so that two who come by different ways meet; and it goes
 // with the process, however that ends.
-func (s *Store) lock() (p place, err error) {
+func (s *File) lock() (p place, err error) {
 	if p.file, err = s.follow(); err != nil {
 		return p, err
 	}
@@ -133,7 +133,7 @@ func (s *Store) lock() (p place, err error) {
 }
 
 // follow is where the keys file is, or will be, without symbolic links.
-func (s *Store) follow() (string, error) {
+func (s *File) follow() (string, error) {
 	file, err := filepath.EvalSymlinks(s.Path())
 	if errors.Is(err, os.ErrNotExist) {
 		var dir string

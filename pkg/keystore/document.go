@@ -96,43 +96,66 @@ var entryFields = slices.Concat([]string{"key_hash", "last4", "created_at"}, spe
 
 // key reads an entry. With an error the key is nil unless its hash is known.
 func (r *reader) key() (*auth.Key, error) {
-	from := r.at
-	k := &auth.Key{Source: auth.Stored}
-	hashed := false
-	var s Spec
-	places := make([]int, len(entryFields))
-	err := r.members(entryFields, places, func(field string) (err error) {
-		switch field {
-		case "key_hash":
-			k.Hash, err = r.hash()
-			hashed = err == nil
-		case "last4":
-			k.Last4, err = r.last4()
-		case "created_at":
-			k.Created, err = r.instant()
-		default:
-			err = s.read(&r.text, field)
-		}
-		return err
-	})
-	if err == nil && !hashed {
-		err = &fault{at: from, message: "key_hash is missing: llmproxy keys hash prints it"}
+	d := newDraft(r.at, entryFields)
+	err := r.members(entryFields, d.places, func(field string) error { return d.read(&r.text, field) })
+	if err != nil || !d.hashed {
+		return d.refused(err)
 	}
-	if !hashed {
+	if at, ok := r.known[d.key.ID()]; ok {
+		return d.key, &fault{at: d.from, field: "key_hash", message: fmt.Sprintf("is that of the key in line %d", line(r.b, at))}
+	}
+	r.known[d.key.ID()] = d.from
+	return r.finish(d)
+}
+
+// draft is a key while its fields are read.
+type draft struct {
+	key    *auth.Key
+	hashed bool // the key's hash is known
+	spec   Spec
+	from   int // where the key begins
+	fields []string
+	places []int // of the fields' values
+}
+
+func newDraft(from int, fields []string) *draft {
+	return &draft{key: &auth.Key{Source: auth.Stored}, from: from, fields: fields, places: make([]int, len(fields))}
+}
+
+// read moves t over the value of one of entryFields.
+func (d *draft) read(t *text, field string) (err error) {
+	switch field {
+	case "key_hash":
+		d.key.Hash, err = t.hash()
+		d.hashed = err == nil
+	case "last4":
+		d.key.Last4, err = t.last4()
+	case "created_at":
+		d.key.Created, err = t.instant()
+	default:
+		err = d.spec.read(t, field)
+	}
+	return err
+}
+
+// refused is the key, if it is known whose it is, and why it cannot be read.
+func (d *draft) refused(err error) (*auth.Key, error) {
+	if err == nil && !d.hashed {
+		err = &fault{at: d.from, message: "key_hash is missing: llmproxy keys hash prints it"}
+	}
+	if !d.hashed {
 		return nil, err
 	}
-	if err != nil {
-		return k, err
-	}
-	if at, ok := r.known[k.ID()]; ok {
-		return k, &fault{at: from, field: "key_hash", message: fmt.Sprintf("is that of the key in line %d", line(r.b, at))}
-	}
-	r.known[k.ID()] = from
-	made, err := s.Apply(*k)
+	return d.key, err
+}
+
+// finish is the key of a draft that has been read.
+func (r *reader) finish(d *draft) (*auth.Key, error) {
+	made, err := d.spec.Apply(*d.key)
 	if e, ok := errors.AsType[*SpecError](err); ok {
-		return k, &fault{places[slices.Index(entryFields, e.Field)], e.Field, e.Message}
+		return d.key, &fault{d.places[slices.Index(d.fields, e.Field)], e.Field, e.Message}
 	}
-	r.share(made, &s)
+	r.share(made, &d.spec)
 	return made, nil
 }
 
@@ -261,7 +284,7 @@ func (d *document) splice(part span, text string) []byte {
 // readBack is k's text in the file, and the key as it will be read from there:
 // what could not be read is a *SpecError.
 func readBack(k *auth.Key) (text string, same *auth.Key, err error) {
-	b, err := entry(k)
+	b, err := entryText(k)
 	if err != nil {
 		return "", nil, err
 	}

@@ -91,7 +91,7 @@ func TestFilesThatAPersonBreaks(t *testing.T) {
 			if err := s.Add(key("sk-other", "other")); err == nil || read(t, s.Path()) != c.text || names(s) != "before" {
 				t.Errorf("a change has overwritten what a person was writing: %v", err)
 			}
-			if _, err := keystore.Open(filepath.Dir(s.Path()), clock); err == nil {
+			if _, err := keystore.OpenFile(filepath.Dir(s.Path()), clock); err == nil {
 				t.Error("Open took the file")
 			}
 			write(t, s.Path(), whole, noon)

@@ -1,13 +1,17 @@
 package keystore
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/auth"
 )
@@ -118,4 +122,91 @@ func TestFieldsThatAreReadAreThoseThatAreWritten(t *testing.T) {
 			t.Errorf("%s has no place", field)
 		}
 	}
+}
+
+// A document that is taken must be one that the scripts find the revision of, and
+// come back the same; one that is not must say so of an entry that allows nothing.
+func FuzzParseDocument(f *testing.F) {
+	k := &auth.Key{Hash: auth.Hash("a"), Source: auth.Stored, Name: "n"}
+	for _, e := range []entry{{revision: 1, key: k}, {revision: mostRevision}, {revision: 7, fault: errUnreadable}} {
+		text, err := e.document(k.ID())
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add([]byte(text))
+		f.Add([]byte(strings.Replace(text, "rev", "re\\u0076", 1)))
+	}
+	for _, seed := range []string{``, `{}`, `{"rev":1}`, `{"rev":0,"id":"0123456789abcdef","deleted":true}`, `{"rev":1,"id":"0123456789abcdef"}`, `{"id":"0123456789abcdef","rev":1,"deleted":true}`} {
+		f.Add([]byte(seed))
+	}
+	prefix := regexp.MustCompile(`^{"rev":([1-9][0-9]*),`) // as in common.lua
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := newReader(b)
+		id, _, err := r.document()
+		if err != nil {
+			id = k.ID()
+		}
+		e := parseDocument(b, id)
+		if e.fault != nil && !errors.Is(e.fault, errUnreadable) {
+			if e.key != nil || strings.Contains(e.fault.Error(), "\n") {
+				t.Fatalf("%q: %+v", b, e)
+			}
+			return
+		}
+		if !json.Valid(b) || e.revision < 1 || e.revision > mostRevision {
+			t.Fatalf("%q is taken: %+v", b, e)
+		}
+		if m := prefix.FindSubmatch(b); m == nil || string(m[1]) != fmt.Sprint(e.revision) {
+			t.Fatalf("%q: the scripts see another revision than %d", b, e.revision)
+		}
+		text, err := e.document(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again := parseDocument([]byte(text), id); !reflect.DeepEqual(again, e) {
+			t.Fatalf("%q: %+v is read back as %+v", b, e, again)
+		}
+		if other := parseDocument(b, auth.ID{1}); other.fault == nil && id != (auth.ID{1}) {
+			t.Fatalf("%q is taken for another key's", b)
+		}
+	})
+}
+
+// What is taken, with any checksum, must come back the same.
+func FuzzParseSnapshot(f *testing.F) {
+	k := &auth.Key{Hash: auth.Hash("a"), Source: auth.Stored, Name: "n"}
+	s := &snapshot{epoch: "e", position: 5, synced: time.Unix(1, 2).UTC(), entries: map[auth.ID]entry{
+		k.ID(): {revision: 3, key: k}, {1}: {revision: 4}, {2}: {revision: 5, fault: errUnreadable},
+	}}
+	text, err := s.text()
+	if err != nil {
+		f.Fatal(err)
+	}
+	_, body, _ := bytes.Cut(text, []byte("\n"))
+	f.Add(body)
+	f.Add([]byte(`"epoch":"","position":1,"synced_at":"x","documents":[]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if _, err := parseSnapshot(body); err == nil {
+			t.Fatalf("%q is taken without its checksum", body)
+		}
+		s, err := parseSnapshot(append(fmt.Appendf(nil, snapshotHead, sha256.Sum256(body)), body...))
+		if err != nil {
+			if _, ok := errors.AsType[*fault](err); !ok || s != nil {
+				t.Fatalf("%T %v", err, err)
+			}
+			return
+		}
+		text, err := s.text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := parseSnapshot(text)
+		if err != nil || !again.synced.Equal(s.synced) {
+			t.Fatalf("%q: %v, synced at %v", text, err, s.synced)
+		}
+		again.synced = s.synced
+		if !reflect.DeepEqual(again, s) {
+			t.Fatalf("%q: %+v is read back as %+v", body, s, again)
+		}
+	})
 }

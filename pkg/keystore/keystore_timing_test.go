@@ -47,7 +47,7 @@ func writeMany(t testing.TB, path string, n int) {
 	}
 }
 
-func manyIn(b *testing.B) *keystore.Store {
+func manyIn(b *testing.B) *keystore.File {
 	dir := b.TempDir()
 	s := open(b, dir)
 	writeMany(b, s.Path(), manyKeys)

@@ -49,8 +49,8 @@ func child(t *testing.T, variable, value string) (*exec.Cmd, *bufio.Scanner) {
 	return cmd, bufio.NewScanner(out)
 }
 
-func mustOpen(dir string) *Store {
-	s, err := Open(dir, time.Now)
+func mustOpen(dir string) *File {
+	s, err := OpenFile(dir, time.Now)
 	if err != nil {
 		panic(err)
 	}
@@ -236,6 +236,46 @@ func TestEveryStepOfAWriteMayFail(t *testing.T) {
 		}
 		if err := s.Add(numbered(1, 3)); err != nil || len(s.Keys()) != want+1 {
 			t.Errorf("step %d: the next change: %d keys; %v", step, len(s.Keys()), err)
+		}
+	}
+}
+
+// A snapshot is the old one or the new one, wherever its writing ends.
+func TestEveryStepOfASnapshotMayFail(t *testing.T) {
+	const steps = 5
+	for step := range steps + 1 {
+		dir := t.TempDir()
+		r, err := OpenRedis(RedisOptions{Dir: dir, MaxAge: time.Hour, Now: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.epoch, r.now.Source, r.now.Synced, r.now.Err = "e", "redis", time.Now(), nil
+		grow := func(n int) written {
+			k := numbered(1, n)
+			k.Source = auth.Stored
+			r.take(k.ID(), entry{revision: int64(n), key: k})
+			return r.writeSnapshot(written{taken: -1}, 0)
+		}
+		if grow(1).taken != 1 {
+			t.Fatal("not written")
+		}
+		var taken *int
+		r.disk, taken = faulty(step, syscall.ENOSPC)
+		last := grow(2)
+		want := 1
+		if step >= steps-1 { // it was in place when its directory could not be synced
+			want = 2
+		}
+		again, err := OpenRedis(RedisOptions{Dir: dir, MaxAge: time.Hour, Now: time.Now})
+		if err != nil || len(again.Keys()) != want || *taken != min(step+1, steps) {
+			t.Errorf("step %d of %d: %v, %d keys, want %d", step, *taken, err, len(again.Keys()), want)
+		}
+		if written := last.taken == 2; written != (step == steps) || errors.Is(r.State().Err, syscall.ENOSPC) == written {
+			t.Errorf("step %d: written %t, %v", step, written, r.State().Err)
+		}
+		r.disk = realDisk()
+		if grow(3).taken != 3 {
+			t.Error("the next one is not written")
 		}
 	}
 }

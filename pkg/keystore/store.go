@@ -1,242 +1,54 @@
-// Package keystore keeps the keys that are made at run time in a file, keys.json,
-// that a person can read and edit. A change is written so that a crash at any point
-// leaves the old file or the new one; a lock keeps the changes of several processes
-// apart. A file that is wrong is refused as a whole, with the line and what to do,
-// and the keys of the last good one stay.
+// Package keystore keeps the keys that are made at run time: in a file, or in a
+// Redis that several gateways share.
+//
+// A File is keys.json, which a person can read and edit. A change is written so that
+// a crash at any point leaves the old file or the new one; a lock keeps the changes
+// of several processes apart. A file that is wrong is refused as a whole, with the
+// line and what to do, and the keys of the last good one stay.
+//
+// A Redis keeps each key as a document with a revision, and every store that follows
+// it has all of them in memory. The revision is Redis's time of the change: of two
+// documents of a key the later one counts, wherever it comes from. So what one store
+// has seen cannot be forgotten: it puts back what Redis has lost, and a deleted key
+// stays as a document that says so. An epoch marks the store: without it the store
+// was emptied, with another it is somebody else's, and neither takes a key away.
 package keystore
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/auth"
+	"github.com/llmproxy/llmproxy/pkg/redis"
 )
 
-// ErrNotFound says that the file has no key with the id.
-var ErrNotFound = errors.New("the keys file has no such key")
+// ErrNotFound says that the store has no key with the id.
+var ErrNotFound = errors.New("the key store has no such key")
+
+// ErrAway is wrapped by the error of a change that could not ask the store: the change
+// may be made all the same, or later.
+var ErrAway = redis.ErrAway
 
 // errExists is for a key that was made twice, which is next to impossible.
-var errExists = errors.New("the keys file has this key already")
+var errExists = errors.New("the key store has this key already")
 
-const (
-	fileName = "keys.json"
-	mostFile = 256 << 20 // bytes; some 700,000 keys
-	// settled is how old a file's last change must be for its time to tell it from
-	// a later one: file systems count in ticks, up to two seconds long.
-	settled = 2 * time.Second
-	// patience is how long a change waits for others: many times what one of
-	// 100,000 keys takes.
-	patience = 10 * time.Second
-)
-
-// Store is the keys file of a directory. Its methods may be called at the same time.
-type Store struct {
-	dir  string
-	now  func() time.Time
-	disk disk
-	// patience is how long a change waits for the lock.
-	patience time.Duration
-
-	changing sync.Mutex // from before the file is read until state follows
-	state    atomic.Pointer[state]
-}
-
-// state is the last good read.
-type state struct {
-	keys   []*auth.Key
-	info   os.FileInfo // nil: there was no file
-	sum    [sha256.Size]byte
-	stable bool // a later change will have another time
-}
-
-// Open reads the keys file of dir; where there is none there are no keys. A file
-// that is wrong is an error. now is for the times that keys were made.
-func Open(dir string, now func() time.Time) (*Store, error) {
-	s := &Store{dir: dir, now: now, disk: realDisk(), patience: patience}
-	s.state.Store(&state{})
-	if _, err := s.Reload(); err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
-// Path is the name of the keys file, which need not exist.
-func (s *Store) Path() string { return filepath.Join(s.dir, fileName) }
-
-// Keys are those of the last good read, in the order of the file. Nobody may
-// change them or the list.
-func (s *Store) Keys() []*auth.Key { return s.state.Load().keys }
-
-// Reload reads the file anew if it is another, or was written to. changed tells
-// whether Keys has changed. With an error, for a file that is wrong or has gone, the
-// keys stay as they were.
-func (s *Store) Reload() (changed bool, err error) {
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	was := s.state.Load()
-	info, err := s.stat()
-	if err != nil || info == nil {
-		return false, err
-	}
-	if was.stable && os.SameFile(was.info, info) && was.info.ModTime().Equal(info.ModTime()) && was.info.Size() == info.Size() {
-		return false, nil
-	}
-	text, err := s.read()
-	if err != nil {
-		return false, err
-	}
-	next := &state{info: info, sum: sha256.Sum256(text), stable: s.now().Sub(info.ModTime()) > settled, keys: was.keys}
-	if changed = was.info == nil || next.sum != was.sum; changed {
-		d, err := s.parse(text)
-		if err != nil {
-			return false, err
-		}
-		next.keys = d.keys
-	}
-	s.state.Store(next)
-	return changed, nil
-}
-
-// stat is the file as it is now, nil where there is none and was none before.
-func (s *Store) stat() (os.FileInfo, error) {
-	info, err := os.Stat(s.Path())
-	if err == nil && (!info.Mode().IsRegular() || info.Size() > mostFile) {
-		return nil, fmt.Errorf("cannot read %s: it must be a file of at most %d bytes", s.Path(), mostFile)
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		if err != nil {
-			err = fmt.Errorf("cannot read the keys: %w", err)
-		}
-		return info, err
-	}
-	if _, err := os.Lstat(s.Path()); err == nil {
-		return nil, fmt.Errorf("cannot read %s: it is a symbolic link to nothing: put the file where it leads, or remove the link", s.Path())
-	}
-	if s.state.Load().info != nil {
-		return nil, fmt.Errorf(`%s has gone and its keys stay in force: put it back, or write {"version": 1, "keys": []} there to remove them all`, s.Path())
-	}
-	return nil, nil
-}
-
-func (s *Store) read() ([]byte, error) {
-	text, err := os.ReadFile(s.Path())
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the keys: %w: let this user read the file", err)
-	}
-	return text, nil
-}
-
-func (s *Store) parse(text []byte) (*document, error) {
-	d, err := parse(text)
-	if f, ok := errors.AsType[*fault](err); ok {
-		return nil, fmt.Errorf("%s:%d: %w: correct it; nothing of the file was taken over", s.Path(), line(text, f.at), err)
-	}
-	return d, err
-}
-
-// Add puts k at the end of the file. It sets k's Source, and Created if that is
-// zero; k must not be in a Keyring yet. The error is a *SpecError for a key that no
-// Spec could make, or tells that the file has the key already, or why it cannot be
-// read or written.
-func (s *Store) Add(k *auth.Key) error {
-	k.Source = auth.Stored
-	if k.Created == 0 {
-		k.Created = auth.At(s.now())
-	}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return fmt.Errorf("cannot make the directory of the keys: %w", err)
-	}
-	return s.change(func(d *document) (*document, error) { return d.with(k) })
-}
-
-// Replace puts what edit makes of the key in its place, and returns it. An error of
-// edit is returned as it is, others are ErrNotFound or as those of Add. edit may be given a key that another process has just changed; the hash
-// it cannot change.
-func (s *Store) Replace(id auth.ID, edit func(auth.Key) (*auth.Key, error)) (replaced *auth.Key, err error) {
-	err = s.change(func(d *document) (*document, error) {
-		i := d.index(id)
-		if i < 0 {
-			return nil, ErrNotFound
-		}
-		k, err := edit(*d.keys[i])
-		if err != nil {
-			return nil, err
-		}
-		if k.Hash != d.keys[i].Hash {
-			panic("BUG: a key was replaced by another")
-		}
-		next, err := d.changed(i, k)
-		if err == nil {
-			replaced = next.keys[i]
-		}
-		return next, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return replaced, nil
-}
-
-// Remove takes the key out of the file, and returns it.
-func (s *Store) Remove(id auth.ID) (removed *auth.Key, err error) {
-	err = s.change(func(d *document) (*document, error) {
-		i := d.index(id)
-		if i < 0 {
-			return nil, ErrNotFound
-		}
-		removed = d.keys[i]
-		return d.without(i), nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return removed, nil
-}
-
-// change writes what edit makes of the file as it is now: another process may have
-// written it. After an error of the disk the file may hold the change all the same,
-// and Reload finds it.
-func (s *Store) change(edit func(*document) (*document, error)) error {
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	place, err := s.lock()
-	if err != nil {
-		return err
-	}
-	defer place.lock.Close()
-	info, err := s.stat()
-	if err != nil {
-		return err
-	}
-	text := []byte(blank)
-	if info != nil {
-		if text, err = s.read(); err != nil {
-			return err
-		}
-	}
-	d, err := s.parse(text)
-	if err != nil {
-		return err
-	}
-	next, err := edit(d)
-	if err != nil {
-		return err
-	}
-	if len(next.text) > mostFile {
-		return fmt.Errorf("cannot write %s: it would have more than %d bytes: remove keys that are not used", s.Path(), mostFile)
-	}
-	if info == nil || !bytes.Equal(text, next.text) {
-		if info, err = s.disk.replace(place.file, next.text, place.owner(info)); err != nil {
-			return fmt.Errorf("cannot write the keys: %w", err)
-		}
-	}
-	s.state.Store(&state{keys: next.keys, info: info, sum: sha256.Sum256(next.text)})
-	return nil
+// Store is where the keys are that are made at run time. Its methods may be called
+// at the same time. What a change has returned without an error is in Keys, and kept.
+type Store interface {
+	// Add keeps k. It sets k's Source, and Created if that is zero; k must not be in
+	// a Keyring yet. The error is a *SpecError for a key that no Spec could make, or
+	// tells that there is the key already, or why it cannot be kept.
+	Add(k *auth.Key) error
+	// Replace puts what edit makes of the key in its place, and returns it. An error
+	// of edit is returned as it is, others are ErrNotFound or as those of Add. edit
+	// gets the key as it is in the store, which may differ from that in Keys, and is
+	// called again when somebody else has changed it meanwhile; the hash it cannot
+	// change.
+	Replace(id auth.ID, edit func(auth.Key) (*auth.Key, error)) (*auth.Key, error)
+	// Remove takes the key out, and returns it as it was.
+	Remove(id auth.ID) (*auth.Key, error)
+	// Keys are those that are in force, as they were last read. Nobody may change
+	// them or the list.
+	Keys() []*auth.Key
+	// Place names the store for operators: the file's path, or redis://host:port/db.
+	Place() string
 }

@@ -2,7 +2,6 @@ package keystore
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -24,13 +23,9 @@ type Public struct {
 
 // View is what may be shown of k: everything but the hash of its secret.
 func View(k *auth.Key) Public {
-	p := Public{
-		ID: k.ID().String(), Last4: k.Last4, Source: "file", Spec: specOf(k), CreatedAt: timestamp(k.Created),
+	return Public{
+		ID: k.ID().String(), Last4: k.Last4, Source: k.Source.String(), ReadOnly: k.Source == auth.Configured, Spec: specOf(k), CreatedAt: timestamp(k.Created),
 	}
-	if k.Source == auth.Configured {
-		p.Source, p.ReadOnly = "config", true
-	}
-	return p
 }
 
 // specOf is what a person would have written for k.
@@ -85,12 +80,12 @@ type stored struct {
 
 const hashPrefix = "sha256:"
 
-// entry is the text of k in the file, as it is indented there.
-func entry(k *auth.Key) ([]byte, error) {
+// entryText is the text of k in the file, as it is indented there.
+func entryText(k *auth.Key) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false) // people read it
 	e.SetIndent("    ", "  ")
-	err := e.Encode(stored{hashPrefix + hex.EncodeToString(k.Hash[:]), k.Last4, specOf(k), timestamp(k.Created)})
+	err := e.Encode(storedOf(k))
 	return bytes.TrimSpace(b.Bytes()), err
 }

@@ -21,9 +21,9 @@ var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 func clock() time.Time { return noon }
 
-func open(t testing.TB, dir string) *keystore.Store {
+func open(t testing.TB, dir string) *keystore.File {
 	t.Helper()
-	s, err := keystore.Open(dir, clock)
+	s, err := keystore.OpenFile(dir, clock)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func key(secret, name string) *auth.Key {
 	return &auth.Key{Hash: auth.Hash(secret), Last4: secret[len(secret)-4:], Name: name}
 }
 
-func add(t testing.TB, s *keystore.Store, k *auth.Key) {
+func add(t testing.TB, s keystore.Store, k *auth.Key) {
 	t.Helper()
 	if err := s.Add(k); err != nil {
 		t.Fatal(err)
@@ -43,7 +43,7 @@ func add(t testing.TB, s *keystore.Store, k *auth.Key) {
 }
 
 // names are the names of the store's keys, in order.
-func names(s *keystore.Store) string {
+func names(s keystore.Store) string {
 	var out []string
 	for _, k := range s.Keys() {
 		out = append(out, k.Name)
@@ -72,7 +72,7 @@ func write(t testing.TB, path, text string, at time.Time) {
 }
 
 // reload fails the test unless Reload tells what is wanted of changed.
-func reload(t testing.TB, s *keystore.Store, want bool) {
+func reload(t testing.TB, s *keystore.File, want bool) {
 	t.Helper()
 	if changed, err := s.Reload(); err != nil || changed != want {
 		t.Fatalf("changed %t, want %t; %v", changed, want, err)
@@ -80,7 +80,7 @@ func reload(t testing.TB, s *keystore.Store, want bool) {
 }
 
 // refused reloads a file that must be refused, and returns why.
-func refused(t testing.TB, s *keystore.Store) string {
+func refused(t testing.TB, s *keystore.File) string {
 	t.Helper()
 	before := names(s)
 	changed, err := s.Reload()
@@ -273,7 +273,7 @@ func TestLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A volume that is not mounted yet must not pass for a gateway without keys.
-	if _, err := keystore.Open(dir, clock); err == nil || !strings.Contains(err.Error(), "symbolic link to nothing") {
+	if _, err := keystore.OpenFile(dir, clock); err == nil || !strings.Contains(err.Error(), "symbolic link to nothing") {
 		t.Errorf("of a link to nothing: %v", err)
 	}
 	write(t, file, `{"version": 1, "keys": []}`, noon)
@@ -312,7 +312,7 @@ func TestWhatIsNoFile(t *testing.T) {
 
 func TestManyAddAtOnce(t *testing.T) {
 	dir := t.TempDir()
-	stores := []*keystore.Store{open(t, dir), open(t, dir)}
+	stores := []*keystore.File{open(t, dir), open(t, dir)}
 	var all sync.WaitGroup
 	for n := range 50 {
 		all.Go(func() {
