@@ -17,16 +17,18 @@ const module = "github.com/llmproxy/llmproxy/"
 // package, or a new arrow, is drawn here first.
 var layout = map[string][]string{
 	// Leaves.
-	"pkg/config":   {},
-	"pkg/journal":  {},
-	"pkg/limit":    {},
-	"pkg/mockvllm": {},
-	"pkg/openai":   {},
-	"pkg/quota":    {},
-	"pkg/route":    {},
-	"pkg/socket":   {},
-	"pkg/stats":    {},
-	"pkg/webhook":  {},
+	"pkg/config":    {},
+	"pkg/journal":   {},
+	"pkg/limit":     {},
+	"pkg/mockvllm":  {},
+	"pkg/openai":    {},
+	"pkg/quota":     {},
+	"pkg/redis":     {},
+	"pkg/redistest": {},
+	"pkg/route":     {},
+	"pkg/socket":    {},
+	"pkg/stats":     {},
+	"pkg/webhook":   {},
 	// The hot path.
 	"pkg/admit":    {"pkg/limit", "pkg/quota"},
 	"pkg/auth":     {"pkg/limit", "pkg/quota"},
@@ -39,12 +41,14 @@ var layout = map[string][]string{
 	},
 	"pkg/usage": {"pkg/openai"},
 	// The control plane.
-	"pkg/admin":    {"pkg/admit", "pkg/auth", "pkg/keystore", "pkg/openai", "pkg/route"},
+	"pkg/admin":    {"pkg/admit", "pkg/auth", "pkg/cluster", "pkg/keystore", "pkg/openai", "pkg/route"},
 	"pkg/health":   {"pkg/route"},
-	"pkg/keystore": {"pkg/auth", "pkg/quota"},
+	"pkg/cluster":  {"pkg/admit", "pkg/limit", "pkg/quota", "pkg/redis"},
+	"pkg/keystore": {"pkg/auth", "pkg/quota", "pkg/redis"},
 	"pkg/app": {
-		"pkg/admin", "pkg/admit", "pkg/auth", "pkg/config", "pkg/events", "pkg/forward", "pkg/gateway", "pkg/health", "pkg/journal",
-		"pkg/keystore", "pkg/limit", "pkg/listener", "pkg/openai", "pkg/quota", "pkg/route", "pkg/stats", "pkg/webhook",
+		"pkg/admin", "pkg/admit", "pkg/auth", "pkg/cluster", "pkg/config", "pkg/events", "pkg/forward", "pkg/gateway", "pkg/health",
+		"pkg/journal", "pkg/keystore", "pkg/limit", "pkg/listener", "pkg/openai", "pkg/quota", "pkg/redis", "pkg/route", "pkg/stats",
+		"pkg/webhook",
 	},
 	// Programs and tests.
 	"pkg/apptest":   {"pkg/app", "pkg/config", "pkg/mockvllm"},

@@ -30,6 +30,8 @@ need npm sh -c 'command -v npm'
 need nginx-light sh -c '[ -x /usr/sbin/nginx ] || command -v nginx'
 need systemd sh -c 'command -v systemd-analyze'
 need rpm sh -c 'command -v rpm'
+# Sentinels too are this one, with --sentinel. None is to run as a service.
+need redis-server redis-server --version
 # To check what configs/ has for them. Neither is to run as a service.
 need prometheus promtool --version
 need victoria-metrics vmalert -version

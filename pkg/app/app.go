@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -52,6 +51,7 @@ type App struct {
 	certificates  *certificates // nil without TLS
 	records       *records      // nil where usage is neither reported nor limited by quotas
 	usage         *usageReports // nil without the hook
+	sharing       *sharing      // nil: this gateway is the only one
 	keys          *keys         // nil where nobody is asked for one, nor can make one
 	tidying       context.CancelFunc
 	adminFailures *auth.Failures // by the time since born
@@ -66,13 +66,12 @@ type App struct {
 	access *gateway.AccessLog
 	onMain bool // the admin API is on the main port
 	closed bool
+
+	digest digest // of the configuration in force
 }
 
 // New builds a gateway, opens its listeners and serves. Close ends it.
 func New(c *config.Config, o Options) (*App, error) {
-	if pending := c.Pending(); len(pending) > 0 {
-		return nil, &UnsupportedError{Settings: pending}
-	}
 	a := &App{
 		options: o, log: o.Log, config: c, stats: stats.New(o.Version, o.GoVersion), hangups: forward.NewHangups(),
 		adminFailures: auth.NewFailures(), born: time.Now(),
@@ -88,6 +87,7 @@ func New(c *config.Config, o Options) (*App, error) {
 	a.gateway = gateway.New(g.view, a.stats, o.Log)
 	a.gateway.SetClock(o.Now)
 	a.setAccessLog(c.Log.Access)
+	a.digest.Store(c)
 	if err := a.open(c); err != nil {
 		a.closeRecords()
 		a.now.close()
@@ -118,6 +118,9 @@ func (a *App) open(c *config.Config) (err error) {
 	if a.usage != nil {
 		a.usage.register(a.stats)
 	}
+	if err := a.openSharing(c); err != nil {
+		return err
+	}
 	if err := a.useKeys(c); err != nil {
 		return err
 	}
@@ -133,7 +136,7 @@ func (a *App) useKeys(c *config.Config) (err error) {
 		}
 		return err
 	}
-	if a.keys, err = openKeys(c, a.gateway, a.options); a.keys != nil {
+	if a.keys, err = openKeys(c, a.gateway, a.sharing, a.options); a.keys != nil {
 		a.keys.register(a.stats)
 	}
 	return err
@@ -143,6 +146,9 @@ func (a *App) useKeys(c *config.Config) (err error) {
 func (a *App) closeRecords() {
 	if a.keys != nil {
 		a.keys.close()
+	}
+	if a.sharing != nil {
+		a.sharing.close()
 	}
 	if a.records != nil {
 		a.records.close(a.usage)
@@ -170,14 +176,6 @@ func (a *App) tidy() {
 
 // forgetEvery is how often idle clients are looked for.
 const forgetEvery = 30 * time.Second
-
-// UnsupportedError is a configuration that asks for features which this build
-// does not have. Serving without them would not be what the operator wrote.
-type UnsupportedError struct{ Settings []string }
-
-func (e *UnsupportedError) Error() string {
-	return "this build cannot serve these settings of the configuration: " + strings.Join(e.Settings, "; ")
-}
 
 // Addr is where the gateway listens.
 func (a *App) Addr() net.Addr { return a.listener.Addr() }

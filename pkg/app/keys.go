@@ -23,7 +23,9 @@ import (
 // gateway's Keyring.
 type keys struct {
 	dir     string
-	store   *keystore.Store
+	store   keystore.Store
+	file    *keystore.File  // the store, unless it is
+	redis   *keystore.Redis // this one
 	gateway *gateway.Gateway
 	log     *slog.Logger
 	asked   bool                         // clients are asked for a key
@@ -37,27 +39,78 @@ type keys struct {
 	unreadable atomic.Bool // the keys file is wrong, or has gone
 	behind     atomic.Bool // the store's keys could not be put in force
 	stop       context.CancelFunc
+	following  sync.WaitGroup // the store in Redis
 }
 
 // openKeys reads the keys; nil where nobody is asked for one, nor can make one.
-func openKeys(c *config.Config, g *gateway.Gateway, o Options) (*keys, error) {
+func openKeys(c *config.Config, g *gateway.Gateway, s *sharing, o Options) (*keys, error) {
 	if !c.Auth.Enabled && c.Admin.Token == "" {
 		return nil, nil
 	}
-	store, err := keystore.Open(c.DataDir, o.wallClock())
+	k := &keys{dir: c.DataDir, gateway: g, log: o.Log, asked: c.Auth.Enabled, shadowed: map[auth.ID]bool{}}
+	var ctx context.Context
+	ctx, k.stop = context.WithCancel(context.Background())
+	if at := c.KeyRedis(); at != nil {
+		if err := k.openRedis(ctx, c, s, at, o); err != nil {
+			return nil, err
+		}
+		return k, k.use(c)
+	}
+	file, err := keystore.OpenFile(c.DataDir, o.wallClock())
 	if err != nil {
 		return nil, err
 	}
-	k := &keys{dir: c.DataDir, store: store, gateway: g, log: o.Log, asked: c.Auth.Enabled, shadowed: map[auth.ID]bool{}}
+	k.file, k.store = file, file
 	if err := k.use(c); err != nil {
 		return nil, err
 	}
-	var ctx context.Context
-	ctx, k.stop = context.WithCancel(context.Background())
-	if err := watchFiles(ctx, []string{store.Path()}, o.Log, true, k.reload); err != nil {
-		o.Log.Warn("cannot watch the keys file; SIGHUP still works", "file", store.Path(), "error", err)
+	if err := watchFiles(ctx, []string{file.Path()}, o.Log, true, k.reload); err != nil {
+		o.Log.Warn("cannot watch the keys file; SIGHUP still works", "file", file.Path(), "error", err)
 	}
 	return k, nil
+}
+
+// openRedis begins to follow the keys in a Redis, and waits a little for them.
+func (k *keys) openRedis(ctx context.Context, c *config.Config, s *sharing, at *config.Redis, o Options) error {
+	client, err := s.client(at)
+	if err != nil {
+		return err
+	}
+	first, told := make(chan struct{}), sync.Once{}
+	k.redis, err = keystore.OpenRedis(keystore.RedisOptions{
+		Client: client, Prefix: at.Prefix, Place: redisPlace(at), Dir: c.DataDir, MaxAge: time.Duration(c.Auth.SnapshotMaxAge),
+		Now: o.wallClock(), Log: o.Log, Changed: func() {
+			k.follow()
+			if k.redis.State().Source == "redis" {
+				told.Do(func() { close(first) })
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	k.store = k.redis
+	k.following.Go(func() { k.redis.Run(ctx) })
+	await(client, first)
+	if st := k.redis.State(); !st.Complete {
+		o.Log.Warn("the keys are not known yet; until they are, requests with a key that is not in the configuration are answered 503", "redis", k.redis.Place(), "error", st.Err)
+	} else if st.Source != "redis" {
+		o.Log.Warn("Redis does not answer; the keys are those of the snapshot", "redis", k.redis.Place(), "synced", st.Synced, "error", st.Err)
+	}
+	return nil
+}
+
+// follow puts in force what the store in Redis has become.
+func (k *keys) follow() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.ring.Load() == nil {
+		return // the configuration's come first
+	}
+	if err := k.apply(); err != nil {
+		k.behind.Store(true)
+		k.log.Error("the keys in Redis could not be put in force; those before stay", "redis", k.store.Place(), "error", err)
+	}
 }
 
 // use puts the keys of a configuration in force, with those of the store.
@@ -117,10 +170,12 @@ func (k *keys) apply() error {
 		}
 		if !k.shadowed[id] {
 			k.shadowed[id] = true
-			k.log.Warn("a key stands in the configuration and in the keys file; the configuration's holds", "key_id", id, "file", k.store.Path())
+			k.log.Warn("a key stands in the configuration and in the store of keys; the configuration's holds", "key_id", id, "store", k.store.Place())
 		}
 	}
-	ring, err := auth.NewKeyring(all, k.defaults)
+	defaults := k.defaults
+	defaults.Incomplete = k.redis != nil && !k.redis.State().Complete
+	ring, err := auth.NewKeyring(all, defaults)
 	if err != nil {
 		return err
 	}
@@ -135,28 +190,39 @@ func (k *keys) apply() error {
 // reload takes over the keys file after somebody has written it, and what could not
 // be put in force before.
 func (k *keys) reload() {
-	changed, err := k.store.Reload()
+	if k.file == nil {
+		return // it follows by itself
+	}
+	changed, err := k.file.Reload()
 	changed = changed || k.behind.Load()
 	if err == nil && changed {
 		err = k.changed()
 	}
 	if err != nil {
 		k.unreadable.Store(true)
-		k.log.Error("the keys file was not taken over; the keys before stay in force", "file", k.store.Path(), "error", err)
+		k.log.Error("the keys file was not taken over; the keys before stay in force", "file", k.file.Path(), "error", err)
 		return
 	}
 	k.unreadable.Store(false)
 	if changed {
-		k.log.Info("keys file taken over", "file", k.store.Path(), "keys", len(k.store.Keys()))
+		k.log.Info("keys file taken over", "file", k.file.Path(), "keys", len(k.file.Keys()))
 	}
 }
 
-func (k *keys) close() { k.stop() }
+func (k *keys) close() {
+	k.stop()
+	k.following.Wait()
+}
 
 // register shows the keys in the metrics.
 func (k *keys) register(s *stats.Set) {
-	for source, of := range map[string]auth.Source{"config": auth.Configured, "file": auth.Stored} {
-		s.Gauge(fmt.Sprintf("llmproxy_keys{source=%q}", source), func() float64 {
+	stored := auth.Stored
+	if k.redis != nil {
+		stored = auth.InRedis
+		k.registerRedis(s)
+	}
+	for _, of := range []auth.Source{auth.Configured, stored} {
+		s.Gauge(fmt.Sprintf("llmproxy_keys{source=%q}", of), func() float64 {
 			n := 0
 			for _, key := range k.ring.Load().All() {
 				if key.Source == of {
@@ -166,7 +232,30 @@ func (k *keys) register(s *stats.Set) {
 			return float64(n)
 		})
 	}
+	if k.file == nil {
+		return
+	}
 	s.Gauge("llmproxy_keys_file_failing", func() float64 { return bit(k.unreadable.Load() || k.behind.Load()) })
+}
+
+// registerRedis shows how far the keys in Redis are known.
+func (k *keys) registerRedis(s *stats.Set) {
+	state := k.redis.State
+	for name, f := range map[string]func() float64{
+		"llmproxy_keys_synced_timestamp_seconds": func() float64 {
+			if st := state(); !st.Synced.IsZero() {
+				return float64(st.Synced.Unix())
+			}
+			return 0
+		},
+		"llmproxy_keys_complete": func() float64 { return bit(state().Complete) },
+		"llmproxy_keys_failing":  func() float64 { return bit(state().Err != nil || k.behind.Load()) },
+		"llmproxy_keys_lost":     func() float64 { return bit(state().Lost) },
+		"llmproxy_keys_foreign":  func() float64 { return bit(state().Foreign) },
+	} {
+		s.Gauge(name, f)
+	}
+	s.CounterFunc("llmproxy_keys_losses_total", func() int64 { return state().Losses })
 }
 
 // configured are the keys that the configuration gives.

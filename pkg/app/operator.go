@@ -9,6 +9,7 @@ import (
 
 	"github.com/llmproxy/llmproxy/pkg/admin"
 	"github.com/llmproxy/llmproxy/pkg/auth"
+	"github.com/llmproxy/llmproxy/pkg/cluster"
 	"github.com/llmproxy/llmproxy/pkg/config"
 	"github.com/llmproxy/llmproxy/pkg/route"
 )
@@ -41,12 +42,36 @@ func (a *App) newAdmin(c *config.Config) *admin.API {
 		Reset:    a.resetQuota,
 		Backends: func() []*route.Backend { return a.gateway.View().Table.Backends() },
 		Latency:  func(b *route.Backend) (time.Duration, bool) { return b.Latency() },
+		Cluster:  a.clusterView,
 		Config:   c.Redacted,
 		Reload:   a.reloadByRequest,
 		Client:   func(ctx *fasthttp.RequestCtx) netip.Addr { return a.gateway.Client(ctx) },
 		Failed:   func(ip netip.Addr) time.Duration { return a.adminFailures.Add(int64(time.Since(a.born)), ip) },
 		Log:      a.log,
 	})
+}
+
+// clusterView is what GET /admin/cluster answers.
+func (a *App) clusterView() admin.Cluster {
+	v := admin.Cluster{Configs: 1, Gateways: []cluster.Gateway{}}
+	if s := a.sharing; s != nil {
+		v = s.view()
+	}
+	if a.keys.redis == nil {
+		return v
+	}
+	st := a.keys.redis.State()
+	v.Keys = &admin.SharedKeys{
+		Place: a.keys.redis.Place(), Source: st.Source, Complete: st.Complete, Lost: st.Lost, Foreign: st.Foreign, Version: st.Version,
+	}
+	if !st.Synced.IsZero() {
+		at := st.Synced.UTC()
+		v.Keys.SyncedAt = &at
+	}
+	if st.Err != nil {
+		v.Keys.Error = st.Err.Error()
+	}
+	return v
 }
 
 func (a *App) resetQuota(id auth.ID) (begun bool, err error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/auth"
+	"github.com/llmproxy/llmproxy/pkg/cluster"
 	"github.com/llmproxy/llmproxy/pkg/config"
 	"github.com/llmproxy/llmproxy/pkg/events"
 	"github.com/llmproxy/llmproxy/pkg/gateway"
@@ -37,6 +38,8 @@ type records struct {
 	unsaved  bool   // a reset is not in the file
 	opened   time.Time
 	counting bool // the accounts are open
+
+	cluster atomic.Pointer[cluster.Cluster] // nil: nobody else counts
 
 	failing atomic.Bool // the file could not be written
 	looking atomic.Bool // state is being looked at
@@ -180,11 +183,25 @@ func (r *records) count() error {
 		r.totals.Add(e.Number, id, e.Record.Period, e.Record.Total)
 		// The journal had no room for it when this process started.
 		if r.counting && e.Record.Outcome == events.Interrupted && e.Record.Started.Before(r.opened) {
-			r.gateway.Book().Account(id).Late(e.Record.Period, e.Record.Total)
+			r.late(id, e.Record.Period, e.Record.Total)
 		}
 	})
 	r.totals.Event = max(r.totals.Event, last)
 	return err
+}
+
+// late counts what a process before this one could not record.
+func (r *records) late(id auth.ID, start, used int64) {
+	account := r.gateway.Book().Account(id)
+	account.Late(start, used)
+	r.publish(id, account)
+}
+
+// publish tells other gateways what an account has used.
+func (r *records) publish(id auth.ID, a *quota.Account) {
+	if c := r.cluster.Load(); c != nil {
+		c.Publish(id, a.Last())
+	}
 }
 
 // save writes the sums, and lets the journal go of what they were made of.
@@ -207,7 +224,9 @@ func (r *records) write() error {
 // reset begins a new term of a key's quota. Without an error that is on the disk;
 // with one the term has begun all the same, and is written as soon as can be.
 func (r *records) reset(id auth.ID) error {
-	t := r.gateway.Book().Account(id).Reset(r.now())
+	account := r.gateway.Book().Account(id)
+	t := account.Reset(r.now())
+	defer r.publish(id, account)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.totals.Reset(id, t.Start)

@@ -23,9 +23,6 @@ func (a *App) reload(c *config.Config) error {
 	if a.closed {
 		return errClosed
 	}
-	if pending := c.Pending(); len(pending) > 0 {
-		return &UnsupportedError{Settings: pending}
-	}
 	if c.Auth.Enabled != a.config.Auth.Enabled {
 		return errors.New("auth.enabled: to turn keys on or off takes a restart")
 	}
@@ -61,6 +58,7 @@ func (a *App) reload(c *config.Config) error {
 	next.start(a)
 	a.now.retire(a, next)
 	a.now, a.config = next, c
+	a.digest.Store(c)
 	a.setAdmin(c)
 	a.setAccessLog(c.Log.Access)
 	return nil
@@ -138,6 +136,14 @@ func (a *App) needRestart(new *config.Config) []string {
 		{"metrics.listen", old.Metrics.Listen != new.Metrics.Listen},
 		{"metrics.path", old.Metrics.Path != new.Metrics.Path && ownListener},
 		{"metrics.enabled", old.Metrics.Enabled != new.Metrics.Enabled && ownListener},
+		{"auth.storage", old.Auth.Storage != new.Auth.Storage && a.keys != nil},
+		{"auth.snapshot_max_age", old.Auth.SnapshotMaxAge != new.Auth.SnapshotMaxAge && a.sharing != nil},
+		{"auth.on_store_error", old.Auth.OnStoreError != new.Auth.OnStoreError && a.sharing != nil},
+		{"rate_limit.storage", old.RateLimit.Storage != new.RateLimit.Storage},
+		{"rate_limit.on_store_error", old.RateLimit.OnStoreError != new.RateLimit.OnStoreError && a.sharing != nil},
+		{"redis", old.Redis != new.Redis && a.sharing != nil},
+		{"auth.redis", old.Auth.Redis != new.Auth.Redis && a.sharing != nil},
+		{"rate_limit.redis", old.RateLimit.Redis != new.RateLimit.Redis && a.sharing != nil},
 		{"data_dir", old.DataDir != new.DataDir && (journal || a.keys != nil && a.keys.dir != new.DataDir)},
 		{"usage_hook.enabled", old.UsageHook.Enabled != new.UsageHook.Enabled},
 		{"usage_hook.sync", old.UsageHook.Sync != new.UsageHook.Sync && journal},

@@ -13,7 +13,7 @@ import (
 // TestKeysThatWereNotPutInForceAreTriedAgain: a revocation that was in the file
 // stayed out of force for good, and the metric said that all was well.
 func TestKeysThatWereNotPutInForceAreTriedAgain(t *testing.T) {
-	store, err := keystore.Open(t.TempDir(), time.Now)
+	store, err := keystore.OpenFile(t.TempDir(), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,17 +36,15 @@ func numbered(name string, n int) (addrs []string) {
 // adminToken is the one in the scenario's command.
 const adminToken = "admin-token"
 
-// provider is scenario 3, with files in the place of Redis.
+// provider is scenario 3.
 func provider() *scene {
 	c := &scene{
 		file:    "scenario3.yaml",
 		engines: map[string]mockvllm.Options{},
 		books:   "http://billing-api:8080/api/v1/usage",
 		clients: []string{"10.3.0.0/16"},
-		env: []string{
-			"LLMPROXY__AUTH__STORAGE=file", "LLMPROXY__RATE_LIMIT__STORAGE=memory",
-			"LLMPROXY__ADMIN__TOKEN=" + adminToken,
-		},
+		redis:   "redis:6379",
+		env:     []string{"LLMPROXY__ADMIN__TOKEN=" + adminToken},
 	}
 	for model, addrs := range provided {
 		for _, addr := range addrs {

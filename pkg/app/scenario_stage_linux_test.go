@@ -3,10 +3,13 @@ package app_test
 import (
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +24,7 @@ type scene struct {
 	engines map[string]mockvllm.Options // by host:port, which is also the backend's name
 	books   string                      // URL that the usage is reported to
 	clients []string                    // networks that clients are in
+	redis   string                      // host:port of the Redis that gateways share
 	env     []string                    // what the file cannot have as it stands
 }
 
@@ -33,6 +37,9 @@ func (c *scene) network() network {
 	}
 	if c.books != "" {
 		hosts = append(hosts, hostOf(c.books))
+	}
+	if c.redis != "" {
+		hosts = append(hosts, hostOf("redis://"+c.redis))
 	}
 	slices.Sort(hosts)
 	return network{hosts: hosts, clients: c.clients}
@@ -79,6 +86,9 @@ func (c *scene) open(t *testing.T, env ...string) *stage {
 	if c.books != "" {
 		s.books = openBooks(t, c.books)
 	}
+	if c.redis != "" {
+		openStore(t, c.redis)
+	}
 	text, err := os.ReadFile("../config/testdata/" + c.file)
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +105,22 @@ func (c *scene) open(t *testing.T, env ...string) *stage {
 	writeFile(t, s.file, string(text))
 	s.begin(t)
 	return s
+}
+
+// openStore runs a Redis at host:port.
+func openStore(t *testing.T, at string) {
+	t.Helper()
+	addr, err := net.ResolveTCPAddr("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := exec.LookPath("redis-server")
+	if err != nil {
+		skipUnlessRequired(t, "no redis-server: apt-get install redis-server")
+	}
+	p := startProcess(t, program, "--bind", addr.IP.String(), "--port", strconv.Itoa(addr.Port), "--protected-mode", "no",
+		"--dir", t.TempDir(), "--save", "", "--appendonly", "yes")
+	p.says("Ready to accept connections")
 }
 
 // noonZone is a time zone where it is about noon, so that no day, week or month

@@ -74,7 +74,7 @@ func TestDescribeTenants(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                               "auth        off: anyone may call\nrate limit  off, but for limits that keys have of their own\nadmin       off: there is no admin.token\n",
 		"admin: {token: hunter2hunter2}": "admin       /admin/ on the main listener\n",
-		"auth: {enabled: true, storage: redis, redis: {addr: \"r:1\"}}":                       "auth        0 keys in the configuration, and those in redis at r:1\n            no quota unless a key says so; periods end in the zone of this machine\nrate",
+		"auth: {enabled: true, storage: redis, redis: {addr: \"r:1\"}}":                       "auth        0 keys in the configuration, and those in Redis\n            no quota unless a key says so; periods end in the zone of this machine\nrate",
 		"auth: {enabled: true, defaults: {total_quota: 5, quota_reset_period: never}}":        "            5 tokens in all unless a key says otherwise; periods",
 		"rate_limit: {enabled: true, global: {requests_per_second: 500}}":                     "rate limit  all: 500/s; per bearer token and address: no limit; counted in memory\n",
 		"rate_limit: {enabled: true, per_key: {requests_per_minute: 7, burst_size: 3}}":       "all: no limit; per bearer token and address: 3 at once, 7/min; counted",

@@ -23,6 +23,7 @@ func (c *Config) check() {
 	c.checkRouting()
 	c.checkHealth()
 	c.checkAuth()
+	c.checkRedis()
 	c.checkAdmin()
 	c.checkHook()
 	c.checkSeeing()

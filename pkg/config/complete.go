@@ -29,10 +29,8 @@ func (c *Config) complete(environ []string) {
 	if !r.has("auth.enabled") {
 		c.Auth.Enabled = len(c.APIKeys) > 0
 	}
-	c.secret(&c.Auth.Redis.Password, &c.Auth.Redis.PasswordFile, "auth.redis.password")
-	c.secret(&c.RateLimit.Redis.Password, &c.RateLimit.Redis.PasswordFile, "rate_limit.redis.password")
-	if !r.has("rate_limit.redis.addr") {
-		c.RateLimit.Redis = c.Auth.Redis
+	for _, s := range c.redisSections() {
+		c.completeRedis(s)
 	}
 	c.secret(&c.Admin.Token, &c.Admin.TokenFile, "admin.token")
 	c.secret(&c.UsageHook.Secret, &c.UsageHook.SecretFile, "usage_hook.secret")

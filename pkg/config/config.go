@@ -60,11 +60,14 @@ type Config struct {
 	APIKeys []APIKey `yaml:"api_keys"`
 	// RateLimit protects the backends and the clients from each other.
 	RateLimit RateLimit `yaml:"rate_limit"`
+	// Redis is where several gateways share keys and limits: the Redis of
+	// auth.storage and rate_limit.storage where those have none of their own.
+	Redis Redis `yaml:"redis"`
 	// Admin is the API of the operator.
 	Admin Admin `yaml:"admin"`
 	// DataDir is the directory of what must outlive the process: the keys made at
-	// run time, what each key has used of its quota, and the reports of UsageHook
-	// until they are delivered, and for a while after. It is made, for this user
+	// run time, or a copy of those in Redis; what each key has used of its quota; and
+	// the reports of UsageHook until they are delivered, and for a while after. It is made, for this user
 	// alone, when Auth or the hook is on; two gateways cannot share one.
 	// Default: the state directory that systemd has prepared (STATE_DIRECTORY),
 	// else data beside the file.
@@ -331,8 +334,15 @@ func Default() *Config {
 			HealthyThreshold:   2,
 			SlowStart:          Duration(10 * time.Second),
 		},
-		Auth:      Auth{Storage: "file", Defaults: KeyDefaults{QuotaResetPeriod: "daily"}},
-		RateLimit: RateLimit{Storage: "memory"},
+		Auth: Auth{
+			Storage:        "file",
+			Redis:          defaultRedis(),
+			SnapshotMaxAge: Duration(10 * time.Minute),
+			OnStoreError:   "local_share",
+			Defaults:       KeyDefaults{QuotaResetPeriod: "daily"},
+		},
+		RateLimit: RateLimit{Storage: "memory", Redis: defaultRedis(), OnStoreError: "local_share"},
+		Redis:     defaultRedis(),
 		UsageHook: UsageHook{
 			Timeout:        Duration(2 * time.Second),
 			Retry:          3,

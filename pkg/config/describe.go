@@ -36,6 +36,7 @@ func (c *Config) Describe(w io.Writer) {
 	row("cors", c.corsText())
 	c.describeAuth(row)
 	row("rate limit", c.limitsText())
+	c.describeRedis(row)
 	row("admin", c.adminText())
 	c.describeHook(row)
 	row("metrics", c.metricsText())

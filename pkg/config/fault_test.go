@@ -160,7 +160,7 @@ func TestFaultsOfRules(t *testing.T) {
 		{"fsync by another name", "usage_hook: {sync: never}", `usage_hook.sync: "never" is not one of interval, always, os`},
 		{"journal errors by another name", "usage_hook: {on_journal_error: rejct}", `usage_hook.on_journal_error: "rejct" is not one of reject, allow; did you mean "reject"?`},
 		{"data in a file", "data_dir: fault.go\nusage_hook: {enabled: true, url: http://a}", "data_dir: fault.go is not a directory"},
-		{"redis without an address", "rate_limit: {enabled: true, storage: redis}", "rate_limit.redis.addr: must be set when storage is redis"},
+		{"redis without an address", "rate_limit: {enabled: true, storage: redis}", "rate_limit.redis.addr: must be set when storage is redis, here or in the top-level redis"},
 		{"both twins", "usage_hook: {secret: 16 bytes of text, secret_file: fault.go}", "usage_hook.secret_file: is set together with usage_hook.secret; one of them must go"},
 		{"missing secret file", "usage_hook: {secret_file: absent}", "usage_hook.secret_file: cannot read absent: no such file or directory"},
 		{"endless secret file", "usage_hook: {secret_file: /dev/zero}", "usage_hook.secret_file: cannot read /dev/zero: not a regular file"},

@@ -27,7 +27,7 @@ type generator struct {
 
 // generate is the whole schema.
 func generate(t *testing.T) object {
-	g := generator{docs: comments(t, "config.go", "tenants.go"), extras: extras()}
+	g := generator{docs: comments(t, "config.go", "tenants.go", "redis.go"), extras: extras()}
 	sample, err := Parse("sample", []byte("backends: [{url: http://a}]\napi_keys: [{key: k}]"), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -175,6 +175,7 @@ func extras() map[string]object {
 	models := object{"examples": []any{[]string{"qwen-72b*"}}}
 	path := object{"pattern": "^/[^?# ]*$"}
 	short, few := object{"maxLength": 200}, object{"maxItems": 100}
+	redis, prefix := object{"examples": []any{"redis:6379", "sentinel-1:26379,sentinel-2:26379,sentinel-3:26379"}}, object{"pattern": "^[A-Za-z0-9._:/-]{1,64}$"}
 	return map[string]object{
 		"listen":                           {"examples": []any{":8000", "127.0.0.1:8000", "unix:/run/llmproxy/llmproxy.sock", "systemd"}},
 		"listen_mode":                      {"examples": []any{"0660", "0666"}},
@@ -195,7 +196,12 @@ func extras() map[string]object {
 		"health_check.healthy_threshold":   atLeastOne,
 		"usage_hook.max_events":            atLeastOne,
 		"data_dir":                         {"examples": []any{"/var/lib/llmproxy"}},
-		"auth.redis.addr":                  {"examples": []any{"redis:6379"}},
+		"redis.addr":                       redis,
+		"redis.prefix":                     prefix,
+		"auth.redis.addr":                  redis,
+		"auth.redis.prefix":                prefix,
+		"rate_limit.redis.addr":            redis,
+		"rate_limit.redis.prefix":          prefix,
 		"auth.timezone":                    {"examples": []any{"Asia/Shanghai", "UTC"}},
 		"auth.defaults.allowed_models":     models,
 		"api_keys[]":                       {"anyOf": []object{{"required": []string{"key"}}, {"required": []string{"key_file"}}, {"required": []string{"key_hash"}}}},

@@ -66,8 +66,8 @@ func TestScenarioMeanings(t *testing.T) {
 	if c := load(3); c.RateLimit.Global != (GlobalLimit{1000, 2000}) || c.RateLimit.PerKey.TokensPerMinute != 100000 {
 		t.Errorf("scenario 3: limits got lost: %+v", c.RateLimit)
 	}
-	if c := load(3); c.RateLimit.Redis.Addr != "redis:6379" || c.Routing.ModelMapping["mistral"] != "mistral-7b-instruct-v0.2" {
-		t.Errorf("scenario 3: rate_limit.redis does not fall back to auth.redis, or a mapping got lost: %+v", c)
+	if c := load(3); c.KeyRedis() != &c.Auth.Redis || c.LimitRedis() != &c.Auth.Redis || c.Auth.Redis.Addr != "redis:6379" || c.Routing.ModelMapping["mistral"] != "mistral-7b-instruct-v0.2" {
+		t.Errorf("scenario 3: limits are not in the Redis of the keys, or a mapping got lost: %+v", c)
 	}
 	if c := load(4); !c.Auth.Enabled || c.APIKeys[2].TotalQuota != 2000000 || c.APIKeys[2].Status != "active" || c.APIKeys[2].QuotaResetPeriod != "daily" {
 		t.Errorf("scenario 4: api_keys must turn auth on: %+v", c)
@@ -110,7 +110,7 @@ func TestReferenceFileExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"gpu-2.key", "ca.pem", "product.key"} {
+	for _, name := range []string{"gpu-2.key", "ca.pem", "product.key", "redis.password"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("sk-"+name+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -124,7 +124,8 @@ func TestReferenceFileExamples(t *testing.T) {
 		t.Errorf("the examples were not read: %+v", values(c))
 	}
 	for _, key := range leaves(reflect.TypeFor[Config](), "") {
-		if !c.origin.has(key) {
+		section := strings.NewReplacer("auth.redis.", "redis.", "rate_limit.redis.", "redis.") // of the same keys
+		if !c.origin.has(section.Replace(key)) {
 			t.Errorf("configs/llmproxy.yaml does not mention %s", key)
 		}
 	}

@@ -309,6 +309,7 @@ func TestMatches(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good), "LLMPROXY__LISTEN=:1")
 	f.Add([]byte(good+"api_keys: [{key_hash: "+hashOfFoo+", metadata: {a: [{b: 1.5}, [true]]}, burst_size: 0}]\nauth: {timezone: UTC}\n"), "LLMPROXY__ADMIN__TOKEN=hunter2")
+	f.Add([]byte(good+"auth: {storage: redis}\nrate_limit: {storage: redis, redis: {db: 1}}\nredis: {addr: \"a:1, b:2\", mode: sentinel, master: m, tls: {enabled: true}}\n"), "LLMPROXY__REDIS__PASSWORD=hunter2")
 	f.Add([]byte("a: &a [*a]\n<<: *a\n? {b}\n: !x y\n--- \n"), `LLMPROXY__BACKENDS=[{"url": null}]`)
 	for i := range 5 {
 		text, err := os.ReadFile(fmt.Sprintf("testdata/scenario%d.yaml", i+1))
@@ -334,7 +335,8 @@ func FuzzParse(f *testing.F) {
 		}
 		c.Describe(&strings.Builder{})
 		c.Warnings()
-		c.Pending()
+		c.KeyRedis()
+		c.LimitRedis()
 		c.Digest()
 		c.Auth.Location()
 		if _, err := c.Redacted(); err != nil {

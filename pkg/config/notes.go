@@ -55,9 +55,12 @@ func (c *Config) holdsSecrets() bool {
 			return true
 		}
 	}
+	for _, r := range c.redisSections() {
+		if inFile(r.key+".password", r.Password) || inFile(r.key+".sentinel_password", r.SentinelPassword) {
+			return true
+		}
+	}
 	return inFile("admin.token", c.Admin.Token) ||
-		inFile("auth.redis.password", c.Auth.Redis.Password) ||
-		inFile("rate_limit.redis.password", c.RateLimit.Redis.Password) ||
 		inFile("usage_hook.secret", c.UsageHook.Secret)
 }
 
@@ -90,6 +93,7 @@ func (c *Config) warn() {
 	c.warnOff("usage_hook.enabled", c.UsageHook.URL != "")
 	c.warnAuth()
 	c.warnLimits()
+	c.warnRedis()
 }
 
 func (c *Config) warnAuth() {
@@ -139,26 +143,4 @@ func (c *Config) warnRouting() {
 	if c.Region != "" && !slices.ContainsFunc(c.Backends, isHere) {
 		c.warnOf("region", "no backend stands in %s", quote(c.Region))
 	}
-}
-
-// Pending are the features that the configuration turns on and this build does
-// not have, one sentence each. A gateway must not start with them: it would
-// look protected and not be.
-func (c *Config) Pending() []string {
-	var out []string
-	pending := func(on bool, key, message string) {
-		if on {
-			out = append(out, fmt.Sprintf("%s%s: %s", c.at(key), key, message))
-		}
-	}
-	pending(c.Auth.Enabled && c.Auth.Storage == "redis", "auth.storage", "this build cannot keep keys in Redis yet; write file")
-	pending(c.RateLimit.Enabled && c.RateLimit.Storage == "redis", "rate_limit.storage", "this build cannot count in Redis yet; write memory")
-	return out
-}
-
-func (c *Config) at(key string) string {
-	if c.origin == nil {
-		return ""
-	}
-	return c.origin.where(key).String() + ": "
 }

@@ -13,8 +13,18 @@ type Auth struct {
 	// Storage is where keys live that are made at run time: file (default:
 	// keys.json in data_dir) or redis.
 	Storage string `yaml:"storage" oneof:"file,redis"`
-	// Redis is used with storage "redis".
+	// Redis has the keys with storage "redis". Default: the top-level redis, else
+	// rate_limit.redis.
 	Redis Redis `yaml:"redis"`
+	// SnapshotMaxAge is how old the copy of the keys in data_dir may be from which
+	// a gateway serves that starts while Redis is away. Default 10m; at least 10s.
+	// Danger: a key that was revoked elsewhere in that time still serves there.
+	SnapshotMaxAge Duration `yaml:"snapshot_max_age"`
+	// OnStoreError says what becomes of quotas while Redis is away: local_share
+	// (default) grants each gateway an equal part of what was left, open asks for
+	// no quota, closed answers 503 to keys that have one. Danger: open lets a key
+	// use more than it has; what it uses is counted in any case.
+	OnStoreError string `yaml:"on_store_error" oneof:"local_share,open,closed"`
 	// Timezone is where days, weeks and months of quotas end: the name of a zone
 	// such as Asia/Shanghai or UTC. Default: the zone of this machine.
 	Timezone string `yaml:"timezone"`
@@ -48,18 +58,6 @@ type KeyDefaults struct {
 	// AllowedModels are the models a key may be used for, as the client names
 	// them, with * and ? as wildcards. Default: any.
 	AllowedModels []string `yaml:"allowed_models"`
-}
-
-// Redis is where several gateways share state.
-type Redis struct {
-	// Addr is host:port.
-	Addr string `yaml:"addr"`
-	// Password is sent with AUTH. Default: none.
-	Password Secret `yaml:"password"`
-	// PasswordFile holds Password in a file.
-	PasswordFile string `yaml:"password_file"`
-	// DB is the number of the database. Default 0.
-	DB int `yaml:"db"`
 }
 
 // APIKey is one client of the gateway. It has a key, a key_file or a key_hash.
@@ -121,10 +119,16 @@ type RateLimit struct {
 	// in any case.
 	Enabled bool `yaml:"enabled"`
 	// Storage is where the counts live: memory (default: each gateway counts
-	// for itself) or redis.
+	// for itself) or redis (all gateways together).
 	Storage string `yaml:"storage" oneof:"memory,redis"`
-	// Redis is used with storage "redis". Default: auth.redis.
+	// Redis has the counts with storage "redis". Default: the top-level redis, else
+	// auth.redis.
 	Redis Redis `yaml:"redis"`
+	// OnStoreError says what becomes of limits while Redis is away: local_share
+	// (default) gives each gateway an equal part of them, open lets everything
+	// pass, closed answers 503 to requests that are limited. Danger: with open
+	// nothing protects the backends.
+	OnStoreError string `yaml:"on_store_error" oneof:"local_share,open,closed"`
 	// Global holds for all requests together.
 	Global GlobalLimit `yaml:"global"`
 	// PerKey holds for each key, but for what a key says itself; with auth off, for

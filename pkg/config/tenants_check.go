@@ -14,10 +14,11 @@ import (
 
 func (c *Config) checkAuth() {
 	r, a := c.origin.report, &c.Auth
-	c.checkRedis("auth", a.Redis, a.Enabled && a.Storage == "redis")
-	c.checkRedis("rate_limit", c.RateLimit.Redis, c.RateLimit.Enabled && c.RateLimit.Storage == "redis")
 	if _, err := time.LoadLocation(a.Timezone); err != nil {
 		r.fault("auth.timezone", "%s is not a time zone; write for example Asia/Shanghai or UTC", quote(a.Timezone))
+	}
+	if least := Duration(10 * time.Second); a.SnapshotMaxAge < least {
+		r.fault("auth.snapshot_max_age", "must be at least %v: the copy is written ten times as often", least)
 	}
 	r.patterns("auth.defaults.allowed_models", a.Defaults.AllowedModels)
 	keys := map[[sha256.Size]byte]string{}
@@ -34,16 +35,6 @@ func (c *Config) checkAuth() {
 			}
 		}
 		r.checkKey(k, key)
-	}
-}
-
-func (c *Config) checkRedis(section string, redis Redis, needed bool) {
-	r, key := c.origin.report, section+".redis.addr"
-	switch {
-	case redis.Addr != "" && (section == "auth" || r.has(key)):
-		r.address(key, redis.Addr)
-	case redis.Addr == "" && needed:
-		r.fault(key, "must be set when storage is redis")
 	}
 }
 

@@ -14,7 +14,7 @@ func (c *Config) describeAuth(row func(...string)) {
 	}
 	kept := "keys.json in " + c.DataDir
 	if c.Auth.Storage == "redis" {
-		kept = "redis at " + c.Auth.Redis.Addr
+		kept = "Redis"
 	}
 	row("auth", fmt.Sprintf("%s in the configuration, and those in %s", plural(len(c.APIKeys), "key"), kept))
 	row("", c.quotaText())

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -201,31 +200,6 @@ func TestTimezone(t *testing.T) {
 func TestDataDirOfKeys(t *testing.T) {
 	faults(t, good+"data_dir: fault.go\napi_keys: [{key: k}]\n", nil, "f.yaml:3: data_dir: fault.go is not a directory")
 	parse(t, good+"data_dir: fault.go\nauth: {enabled: false}\n")
-}
-
-func TestPending(t *testing.T) {
-	const keys, counts = "this build cannot keep keys in Redis yet; write file", "this build cannot count in Redis yet; write memory"
-	for _, c := range []struct {
-		name, text string
-		want       []string
-	}{
-		{"what is built is refused", "api_keys: [{key: k}]\nrate_limit: {enabled: true}\nadmin: {token: hunter2hunter2hunter2}", nil},
-		{"off is off", "auth: {enabled: false, storage: redis}\nrate_limit: {storage: redis}", nil},
-		{
-			"all", "rate_limit: {enabled: true, storage: redis}\nauth: {enabled: true, storage: redis, redis: {addr: \"r:1\"}}",
-			[]string{"f.yaml:4: auth.storage: " + keys, "f.yaml:3: rate_limit.storage: " + counts},
-		},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			if got := parse(t, good+c.text+"\n").Pending(); !slices.Equal(got, c.want) {
-				t.Errorf("got %q, want %q", got, c.want)
-			}
-		})
-	}
-	c, err := Load("testdata/scenario3.yaml", []string{"LLMPROXY__AUTH__STORAGE=file", "LLMPROXY__RATE_LIMIT__STORAGE=memory"})
-	if err != nil || c.Pending() != nil {
-		t.Errorf("scenario 3 with its keys in a file: %v %q", err, c.Pending())
-	}
 }
 
 func TestWarningsOfTenants(t *testing.T) {

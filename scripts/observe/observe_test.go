@@ -74,8 +74,8 @@ var thresholds = regexp.MustCompile(` (==|<|>) [0-9.]+`)
 // troubles are the alerts that the site's trouble sets off; nothing can make
 // the others happen without ending the test.
 var troubles = []string{
-	"LLMProxyBackendDown", "LLMProxyConnectionsRefused", "LLMProxyErrorRateHigh", "LLMProxyReloadFailed", "LLMProxyRetriesDenied", "LLMProxyStreamsBroken",
-	"LLMProxyUsageDead",
+	"LLMProxyBackendDown", "LLMProxyConfigsDiffer", "LLMProxyConnectionsRefused", "LLMProxyErrorRateHigh", "LLMProxyKeysLost", "LLMProxyRedisAway",
+	"LLMProxyReloadFailed", "LLMProxyRetriesDenied", "LLMProxyStreamsBroken", "LLMProxyUsageDead",
 }
 
 // alerted waits until Prometheus has raised the alerts that it should, and
@@ -102,8 +102,8 @@ func alerted(t *testing.T, url string) {
 		return !slices.ContainsFunc(troubles, func(name string) bool { return !slices.Contains(raised, name) })
 	})
 	for _, name := range []string{
-		"LLMProxyAbsent", "LLMProxyGloballyLimited", "LLMProxyKeysFileFailing", "LLMProxyNoHealthyBackend", "LLMProxyPanics",
-		"LLMProxyQuotaCheckpointFailing", "LLMProxyUsageJournalFailing", "LLMProxyUsageStopped",
+		"LLMProxyAbsent", "LLMProxyClockSkew", "LLMProxyGloballyLimited", "LLMProxyKeysFileFailing", "LLMProxyKeysForeign", "LLMProxyKeysIncomplete",
+		"LLMProxyKeysStale", "LLMProxyNoHealthyBackend", "LLMProxyPanics", "LLMProxyQuotaCheckpointFailing", "LLMProxyUsageJournalFailing", "LLMProxyUsageStopped",
 	} {
 		if slices.Contains(raised, name) {
 			t.Errorf("%s was raised for nothing", name)

@@ -33,16 +33,16 @@ var scrapers = []scraper{
 	}},
 }
 
-// start runs the scraper until the test ends, by its file with the gateway's
-// address and a short interval in it, and with the alerts beside it. It returns
+// start runs the scraper until the test ends, by its file with the gateways'
+// addresses and a short interval in it, and with the alerts beside it. It returns
 // the scraper's URL.
-func (s *scraper) start(t *testing.T, gateway string) (url string) {
+func (s *scraper) start(t *testing.T, gateways []string) (url string) {
 	t.Helper()
 	need(t, s.program)
 	dir, addr := t.TempDir(), freeAddr(t)
 	config := filepath.Join(dir, "scrape.yml")
 	text := readFile(t, s.config)
-	for _, r := range [][2]string{{"llmproxy:8000", gateway}, {": 15s", ": 200ms"}} {
+	for _, r := range [][2]string{{"llmproxy:8000", strings.Join(gateways, `", "`)}, {": 15s", ": 200ms"}} {
 		if !strings.Contains(text, r[0]) {
 			t.Fatalf("%s has no %q", s.config, r[0])
 		}
@@ -67,7 +67,7 @@ func (s *scraper) start(t *testing.T, gateway string) (url string) {
 	list := func() (problem string) { return get(url+"/api/v1/label/__name__/values", &names) }
 	apptest.Eventually(t, s.program+" answers", func() bool { return list() == "" })
 	apptest.Eventually(t, s.program+" has scraped", func() bool {
-		return list() == "" && slices.Contains(names, "llmproxy_build_info")
+		return list() == "" && slices.Contains(names, "llmproxy_build_info") && slices.Contains(names, "llmproxy_keys_complete")
 	})
 	return url
 }

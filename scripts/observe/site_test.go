@@ -20,19 +20,21 @@ import (
 
 	"github.com/llmproxy/llmproxy/pkg/apptest"
 	"github.com/llmproxy/llmproxy/pkg/mockvllm"
+	"github.com/llmproxy/llmproxy/pkg/redistest"
 )
 
 // site is a gateway on which everything happens that a metric counts, as far
-// as it can be made to happen from outside.
+// as it can be made to happen from outside, and one that shares its Redis and has
+// its keys there.
 type site struct {
-	gateway *apptest.Gateway
-	metrics string // address of the metrics
-	client  *http.Client
+	gateway, peer *apptest.Gateway
+	metrics       []string // addresses of the metrics, of both
+	client        *http.Client
 }
 
 // gatewayConfig takes the address of the metrics, the files of the certificate,
-// the data directory and the billing system. The limit of connections is for a
-// flood from another address.
+// the data directory, the billing system and Redis. The limit of connections is for
+// a flood from another address.
 const gatewayConfig = `metrics: {listen: %q}
 tls: {cert_file: %q, key_file: %q}
 data_dir: %q
@@ -40,9 +42,18 @@ usage_hook: {enabled: true, url: %q, max_age: 50ms}
 server: {max_connections_per_ip: 64}
 health_check: {interval: 100ms}
 auth: {enabled: true}
+rate_limit: {storage: redis, on_store_error: closed, redis: {addr: %q, timeout: 200ms}}
 api_keys:
   - {key: ` + siteKey + `}
   - {key: ` + limitedKey + `, requests_per_second: 1}
+`
+
+// peerConfig takes the address of the metrics, the data directory and Redis.
+const peerConfig = `metrics: {listen: %q}
+data_dir: %q
+auth: {enabled: true, storage: redis}
+rate_limit: {storage: redis}
+redis: {addr: %q, timeout: 200ms}
 `
 
 const (
@@ -60,10 +71,13 @@ func startSite(t *testing.T) *site {
 	for _, name := range []string{"a", "b", "c"} {
 		engines = append(engines, apptest.StartEngine(t, mockvllm.Options{Name: name, StepBase: 2 * time.Millisecond}))
 	}
-	s := &site{metrics: freeAddr(t)}
+	s := &site{metrics: []string{freeAddr(t), freeAddr(t)}}
 	cert, key := s.certificate(t)
-	yaml := fmt.Sprintf(gatewayConfig, s.metrics, cert, key, t.TempDir(), billing(t))
+	server := redistest.Start(t, "--appendonly", "yes")
+	between := redistest.NewProxy(t, server.Addr())
+	yaml := fmt.Sprintf(gatewayConfig, s.metrics[0], cert, key, t.TempDir(), billing(t), between.Addr())
 	s.gateway = apptest.Start(t, yaml, engines...)
+	s.peer = apptest.Start(t, fmt.Sprintf(peerConfig, s.metrics[1], t.TempDir(), between.Addr()), engines[0])
 	apptest.Eventually(t, "each engine has answered", func() bool {
 		s.ask(t.Context(), chat(""), nil)
 		return s.gateway.Metric(`llmproxy_attempts_total{backend="e2",outcome="ok"}`) > 0
@@ -75,9 +89,11 @@ func startSite(t *testing.T) *site {
 	s.gateway.ReloadFailed()
 	_ = engines[2].Close()
 	s.trouble(t)
+	repeat(t, 1, outages(server, between))
 	for _, series := range happens {
 		apptest.Eventually(t, series, func() bool { return s.gateway.Metric(series) > 0 })
 	}
+	apptest.Eventually(t, "the keys were lost", func() bool { return s.peer.Metric("llmproxy_keys_losses_total") > 0 })
 	return s
 }
 
@@ -94,7 +110,12 @@ var happens = []string{
 	`llmproxy_connections_refused_total{reason="max_connections_per_ip"}`,
 	`llmproxy_auth_failures_total{reason="unknown_key"}`,
 	`llmproxy_rate_limited_total{limit="requests_per_second"}`,
+	`llmproxy_rate_limited_total{limit="redis"}`,
 	`llmproxy_keys{source="config"}`,
+	`llmproxy_cluster_leases`,
+	`llmproxy_decided_alone_total`,
+	`llmproxy_redis_commands_total{result="ok"}`,
+	`llmproxy_redis_commands_total{result="error"}`,
 	`llmproxy_config_reloads_total{result="error"}`,
 	`llmproxy_usage_events_total`,
 	`llmproxy_usage_delivered_total`,
@@ -166,6 +187,21 @@ func (s *site) trouble(t *testing.T) {
 	again(1, func(context.Context) { s.flood(80) })
 	for _, key := range []string{limitedKey, noKey} {
 		again(1, func(ctx context.Context) { s.askAs(ctx, key, chat(""), nil) })
+	}
+}
+
+// outages has Redis out of reach for a third of the time, and empty when it is back.
+func outages(server *redistest.Server, between *redistest.Proxy) func(context.Context) {
+	const away = 40 // times 50 ms: long enough to be scraped
+	n := 0
+	return func(context.Context) {
+		switch n++; n % (3 * away) {
+		case 2 * away:
+			between.Cut()
+		case 0:
+			_, _ = server.Command("FLUSHALL")
+			between.Mend()
+		}
 	}
 }
 

@@ -1,0 +1,180 @@
+package app_test
+
+import (
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/llmproxy/llmproxy/pkg/redistest"
+)
+
+// clusterFault is what happens to Redis under load.
+type clusterFault struct {
+	server     []string // arguments of redis-server
+	begin, end func(s *clusterSite)
+	over       float64 // units of clusterHot that may be let in too much
+	unseen     bool    // no gateway has to go without Redis
+	lingers    bool    // requests that have ended may hold something for as long as a lease
+}
+
+// clusterHot is how many requests a second, and at once, a key may that asks for
+// more all the time. clusterShare is what each gateway may let in by itself.
+const (
+	clusterHot   = 60
+	clusterShare = clusterHot / clusterSize
+)
+
+// TestClusterRedisKilled: a gateway that waits for a connection does so in every
+// request; one that goes on without may count twice when Redis is there again.
+func TestClusterRedisKilled(t *testing.T) {
+	clusterFault{
+		server: []string{"--appendonly", "yes"},
+		begin:  func(s *clusterSite) { s.redis.Kill() },
+		end:    func(s *clusterSite) { s.redis.Restart() },
+		over:   clusterShare,
+	}.strikes(t)
+}
+
+// TestClusterRedisStopped: a server that does not answer keeps its connections, and
+// what is sent to it meanwhile it does later.
+func TestClusterRedisStopped(t *testing.T) {
+	clusterFault{
+		begin: func(s *clusterSite) { s.redis.Stop() },
+		end:   func(s *clusterSite) { s.redis.Continue() },
+		over:  clusterShare,
+	}.strikes(t)
+}
+
+// TestClusterRedisFlushed: what was not there any more was taken for what had never
+// been, keys and quotas too.
+func TestClusterRedisFlushed(t *testing.T) {
+	clusterFault{
+		begin:  func(s *clusterSite) { s.redis.Must("FLUSHALL") },
+		end:    func(*clusterSite) {},
+		over:   clusterHot,
+		unseen: true,
+	}.strikes(t)
+}
+
+// TestClusterRedisEmptied: the server comes back with nothing.
+func TestClusterRedisEmptied(t *testing.T) {
+	clusterFault{
+		begin: func(s *clusterSite) { s.redis.Kill() },
+		end:   func(s *clusterSite) { s.redis.Restart() },
+		over:  clusterHot,
+	}.strikes(t)
+}
+
+// TestClusterRedisSlow: answers that come too late, but come.
+func TestClusterRedisSlow(t *testing.T) {
+	clusterFault{
+		begin: func(s *clusterSite) { s.wire.SetDelay(100 * time.Millisecond) },
+		end:   func(s *clusterSite) { s.wire.SetDelay(0) },
+		over:  clusterShare,
+	}.strikes(t)
+}
+
+// TestClusterRedisCut: the network goes, and Redis has everything.
+func TestClusterRedisCut(t *testing.T) {
+	clusterFault{
+		begin: func(s *clusterSite) { s.wire.Cut() },
+		end:   func(s *clusterSite) { s.wire.Mend() },
+		over:  clusterShare,
+	}.strikes(t)
+}
+
+// TestClusterRedisFailsOver: a replica that takes the place of the master has not
+// all that the master had said it had.
+func TestClusterRedisFailsOver(t *testing.T) {
+	var heir *redistest.Server
+	var between *redistest.Proxy
+	clusterFault{
+		begin: func(s *clusterSite) {
+			between = redistest.NewProxy(s.t, s.redis.Addr())
+			host, port, _ := net.SplitHostPort(between.Addr())
+			heir = s.redis.Replica(s.t, "--replicaof", host, port)
+			between.SetDelay(500 * time.Millisecond)
+			<-time.After(time.Second) // so much lags by now
+			s.redis.Kill()
+			between.Cut()
+		},
+		end: func(s *clusterSite) {
+			heir.Must("REPLICAOF", "NO", "ONE")
+			s.wire.Move(heir.Addr())
+			s.redis = heir
+		},
+		over:    clusterShare,
+		lingers: true,
+	}.strikes(t)
+}
+
+// strikes wants no request to fail for it; no other to wait for long, nor for longer
+// than a second; a limit to be exceeded by no more than it says; and quotas to be
+// exact at the end.
+func (f clusterFault) strikes(t *testing.T) {
+	t.Helper()
+	together(t)
+	f.strike(startCluster(t, clusterPlan{server: f.server}))
+}
+
+func (f clusterFault) strike(s *clusterSite) {
+	t := s.t
+	t.Helper()
+	steady := s.create(`,"requests_per_second":100000,"max_concurrent":100,"total_quota":1000000000,"quota_reset_period":"never"`)
+	hot := s.create(`,"requests_per_second":` + itoa(clusterHot))
+	lag := startLag(t)
+	hotLoad := s.hammer(hot, clusterChat("hot", 1), 6, 20*time.Millisecond)
+	load := s.hammer(steady, clusterChat("steady", 3), 4, 20*time.Millisecond)
+	load.runs(max(1500*time.Millisecond, clusterTime()/5))
+	alone := s.sum("llmproxy_decided_alone_total")
+
+	struck := load.so()
+	f.begin(s)
+	load.runs(clusterTime() - (load.so() - struck))
+	f.end(s)
+	back := load.so()
+	if !f.unseen && s.sum("llmproxy_decided_alone_total") == alone {
+		t.Error("no gateway has noticed anything")
+	}
+	s.everywhere("llmproxy_redis_up", is(1))
+	up := load.so()
+	load.runs(2 * time.Second)
+	ended := load.so()
+	calls, hots := load.stop(), hotLoad.stop()
+	settled := s.audit(clusterBooks{k: steady, tag: "steady", lingers: f.lingers})
+	t.Logf("Redis is up again after %v, the books agree after %v", up-back, settled)
+
+	for _, c := range calls {
+		if c.status != http.StatusOK || c.err != nil {
+			t.Fatalf("a request failed at %v (Redis was away from %v to %v): gateway %d, %d %s: %v", c.began, struck, back, c.gateway, c.status, c.body, c.err)
+		}
+	}
+	in := admitted(t, hots)
+	burst := burstOf(in, clusterHot, oneEach)
+	t.Logf("%d requests of a key with %d/s, %d let in (%.1f %%), in bursts of %.1f; %v were decided alone before",
+		len(hots), clusterHot, len(in), 100*float64(len(in))/(clusterHot*(1+ended.Seconds())), burst, alone)
+	calm := lag.stop()
+	before := stretch{100 * time.Millisecond, struck}
+	for _, w := range []struct {
+		name  string
+		added time.Duration
+		stretch
+	}{
+		{"before", 0, before},
+		{"in the first second", 25 * time.Millisecond, stretch{struck, struck + time.Second}},
+		{"then", time.Millisecond, stretch{struck + time.Second, back}},
+		{"after", 25 * time.Millisecond, stretch{back, ended}},
+	} {
+		at := func(q float64, w stretch) time.Duration { return quantile(calls, q, w.from, w.to) }
+		late, noise := at(0.99, w.stretch), calm.worst(w.stretch)
+		t.Logf("%s: p50 %v p99 %v; the machine stood still for %v", w.name, at(0.5, w.stretch), late, noise)
+		if late > at(0.99, before)+w.added+noise {
+			t.Errorf("%s 1 %% of the requests took %v, %v before", w.name, late, at(0.99, before))
+		}
+	}
+	// What was decided alone before, because this machine was late, is not Redis's fault.
+	if most := clusterHot + f.over + alone; burst > most {
+		t.Errorf("a burst of %.1f, want at most %v", burst, most)
+	}
+}
