@@ -82,6 +82,11 @@ bench-limits: ## what keys and limits cost: without them and with them, and thei
 	go run ./bench/peers -limits -rounds 5 $(if $(SHORT),-short) $(ARGS)
 	$(if $(SHORT),,for p in ./bench ./pkg/auth ./pkg/keystore ./pkg/admit ./pkg/limit ./pkg/quota; do PKG=$$p scripts/bench.sh || exit 1; done)
 
+.PHONY: bench-cluster
+bench-cluster: ## what a Redis costs: keys and limits in it and in memory, three gateways, single steps, 20 minutes; SHORT=1 only proves that it works
+	go run ./bench/peers -cluster -rounds 5 $(if $(SHORT),-short) $(ARGS)
+	$(if $(SHORT),,for p in ./pkg/redis ./pkg/cluster; do PKG=$$p scripts/bench.sh || exit 1; done)
+
 .PHONY: loadtest
 loadtest: bench-deps ## a deployment as load, SCENARIO=1..5, 4 minutes; SHORT=1 only proves that it works
 	go run ./loadtest/run -scenario $(SCENARIO) $(if $(SHORT),-short) $(ARGS)

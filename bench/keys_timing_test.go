@@ -33,8 +33,8 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-func load(b *testing.B, dir string) (*auth.Keyring, *keystore.Store) {
-	store, err := keystore.Open(dir, time.Now)
+func load(b *testing.B, dir string) (*auth.Keyring, *keystore.File) {
+	store, err := keystore.OpenFile(dir, time.Now)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,7 +14,7 @@ const maxReason = 200
 
 // caller is one connection of the load and the request it carries.
 type caller struct {
-	id         int
+	id, target int
 	fd         int   // -1 is not connected
 	generation int32 // of fd, so that what was seen of an earlier one is told apart
 	watchesOut bool
@@ -40,8 +40,8 @@ type caller struct {
 	waiting bool // for the first event of a stream
 }
 
-func newCaller(id int) *caller {
-	return &caller{id: id, fd: -1, timer: timer{id: id}}
+func newCaller(id, target int) *caller {
+	return &caller{id: id, target: target, fd: -1, timer: timer{id: id}}
 }
 
 // hangUp closes the connection.
@@ -80,7 +80,7 @@ func (l *load) connect(c *caller) error {
 	}
 	noDelay(fd)
 	c.fd, c.connecting, c.watchesOut, c.used = fd, true, true, false
-	if err := unix.Connect(fd, &l.sockaddr); err != nil && err != unix.EINPROGRESS {
+	if err := unix.Connect(fd, &l.sockaddrs[c.target]); err != nil && err != unix.EINPROGRESS {
 		return err
 	}
 	return l.poll.set(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLOUT, int32(c.id), c.generation)

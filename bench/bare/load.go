@@ -22,17 +22,17 @@ const stdin = -1
 type load struct {
 	*options
 	*figures
-	sockaddr unix.SockaddrInet4
-	ask      []byte // the request
-	poll     *poller
-	callers  []*caller
-	free     []*caller // open: those with no request, the last one used first
-	sent     int64     // open: arrivals that got a connection
-	timers   timers
-	began    time.Time
-	now      time.Duration // since began
-	counting bool
-	buf      []byte
+	sockaddrs []unix.SockaddrInet4 // of the targets
+	ask       []byte               // the request
+	poll      *poller
+	callers   []*caller
+	free      [][]*caller // open: those with no request, by target, the last one used first
+	sent      int64       // open: arrivals that got a connection
+	timers    timers
+	began     time.Time
+	now       time.Duration // since began
+	counting  bool
+	buf       []byte
 
 	held, failed int // hold
 	told         bool
@@ -45,8 +45,10 @@ func runLoad(args []string) error {
 		return err
 	}
 	l := &load{
-		options: o, figures: newFigures(), buf: make([]byte, readBuffer),
-		sockaddr: unix.SockaddrInet4{Port: int(o.target.Port()), Addr: o.target.Addr().As4()},
+		options: o, figures: newFigures(), buf: make([]byte, readBuffer), free: make([][]*caller, len(o.targets)),
+	}
+	for _, t := range o.targets {
+		l.sockaddrs = append(l.sockaddrs, unix.SockaddrInet4{Port: int(t.Port()), Addr: t.Addr().As4()})
 	}
 	if l.ask, err = o.request(); err != nil {
 		return err
@@ -68,7 +70,7 @@ func runLoad(args []string) error {
 func (l *load) run() (time.Duration, error) {
 	l.callers = make([]*caller, l.conns)
 	for i := range l.callers {
-		l.callers[i] = newCaller(i)
+		l.callers[i] = newCaller(i, i%len(l.targets))
 	}
 	l.began = time.Now()
 	l.begin()
@@ -101,7 +103,7 @@ func (l *load) begin() {
 	for i, c := range l.callers {
 		switch l.mode {
 		case openLoop:
-			l.free = append(l.free, c)
+			l.free[c.target] = append(l.free[c.target], c)
 		case holding:
 			l.timers.set(&c.timer, at(i, l.ramp))
 		case streaming:
@@ -138,23 +140,27 @@ func (l *load) nextTurn() time.Duration {
 	case !l.counting:
 		end = l.warmup
 	}
-	if l.mode == openLoop && len(l.free) > 0 {
+	if l.mode == openLoop && len(*l.turns()) > 0 {
 		end = min(end, at(int(l.sent), l.rate))
 	}
 	return max(end-l.now, 0)
 }
 
+// turns are the connections of which the next arrival gets one: targets take
+// turns.
+func (l *load) turns() *[]*caller { return &l.free[int(l.sent)%len(l.free)] }
+
 // turn does what is due now, timers and sockets aside.
 func (l *load) turn() error {
 	l.counting = l.now >= l.warmup
 	if l.mode == openLoop {
-		for len(l.free) > 0 {
+		for free := l.turns(); len(*free) > 0; free = l.turns() {
 			due := at(int(l.sent), l.rate)
 			if due > l.now {
 				break
 			}
-			c := l.free[len(l.free)-1]
-			l.free = l.free[:len(l.free)-1]
+			c := (*free)[len(*free)-1]
+			*free = (*free)[:len(*free)-1]
 			l.sent++
 			l.start(c, due)
 		}
@@ -212,7 +218,7 @@ func (l *load) next(c *caller, after time.Duration) {
 	c.busy, c.waiting = false, false
 	switch l.mode {
 	case openLoop:
-		l.free = append(l.free, c)
+		l.free[c.target] = append(l.free[c.target], c)
 	case holding:
 		if waiting {
 			l.failed++

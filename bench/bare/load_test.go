@@ -300,6 +300,19 @@ func TestOpenLoopCountsFromTheDueTime(t *testing.T) {
 	}
 }
 
+// Connections that were used last are used first: with few requests under way all
+// would go to one target.
+func TestTargetsShareTheLoad(t *testing.T) {
+	for _, mode := range []string{"open", "closed"} {
+		a, b := startEngine(t), startEngine(t)
+		r := runReport(t, "-mode", mode, "-rate", "200", "-conns", "4", "-target", a.address+","+b.address, "-duration", "300ms", "-warmup", "0")
+		of, both := a.counts(t).Requests, a.counts(t).Requests+b.counts(t).Requests
+		if of < both/4 || of > both*3/4 || r.Requests < 50 || r.Errors != 0 {
+			t.Errorf("%s: %d of %d went to the first target: %+v", mode, of, both, r)
+		}
+	}
+}
+
 func TestTheRequest(t *testing.T) {
 	e := make(chan *http.Request, 1)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -334,6 +347,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 	for _, args := range []string{
 		"-mode turbo", "-target localhost:80", "-target [::1]:80", "-conns -1", "-rate 0", "-ramp 0", "-size 0",
 		"-duration 0", "-warmup -1s", "-wait -1s", "-header nonsense", "-unknown",
+		"-target 127.0.0.1:80,", "-target 127.0.0.1:80,127.0.0.2:80 -conns 1",
 	} {
 		if _, err := parseOptions(strings.Fields(args)); err == nil {
 			t.Errorf("%s was taken", args)

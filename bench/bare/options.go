@@ -14,7 +14,7 @@ import (
 // options are the flags of a load run.
 type options struct {
 	mode     string
-	target   netip.AddrPort
+	targets  []netip.AddrPort // connections, and open arrivals, are spread over them
 	duration time.Duration
 	warmup   time.Duration
 	conns    int
@@ -43,7 +43,7 @@ func parseOptions(args []string) (*options, error) {
 	o := &options{}
 	flags := flag.NewFlagSet("bare load", flag.ContinueOnError)
 	flags.StringVar(&o.mode, "mode", closedLoop, "closed, open, stream, body or hold")
-	target := flags.String("target", "127.0.0.1:9000", "address of the gateway")
+	targets := flags.String("target", "127.0.0.1:9000", "address of the gateway; of several, with commas between them")
 	flags.DurationVar(&o.duration, "duration", 2*time.Second, "how long to measure; hold ends with stdin instead")
 	flags.DurationVar(&o.warmup, "warmup", 300*time.Millisecond, "load before it that is not counted; not in hold")
 	flags.IntVar(&o.conns, "conns", 0, "connections; open: at most (default 64, open 1024, stream 200, body 4, hold 1000)")
@@ -64,9 +64,12 @@ func parseOptions(args []string) (*options, error) {
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
-	var err error
-	if o.target, err = netip.ParseAddrPort(*target); err != nil || !o.target.Addr().Is4() {
-		return nil, fmt.Errorf("cannot read -target %q: %w", *target, errNotIPv4)
+	for target := range strings.SplitSeq(*targets, ",") {
+		at, err := netip.ParseAddrPort(target)
+		if err != nil || !at.Addr().Is4() {
+			return nil, fmt.Errorf("cannot read -target %q: %w", target, errNotIPv4)
+		}
+		o.targets = append(o.targets, at)
 	}
 	if o.mode == holding {
 		o.warmup = 0
@@ -98,8 +101,8 @@ func (o *options) check() error {
 	switch {
 	case usualConns(o.mode) == 0:
 		return fmt.Errorf("unknown -mode %q", o.mode)
-	case o.conns < 1 || o.size < 1 || o.duration <= 0 || o.warmup < 0 || o.wait < 0:
-		return fmt.Errorf("-conns, -size and -duration are above 0, -warmup and -wait not below")
+	case o.conns < len(o.targets) || o.size < 1 || o.duration <= 0 || o.warmup < 0 || o.wait < 0:
+		return fmt.Errorf("-conns, -size and -duration are above 0, -warmup and -wait not below, and each -target has a connection")
 	case o.rate <= 0 || o.ramp <= 0:
 		return fmt.Errorf("-rate and -ramp are above 0")
 	}
@@ -139,7 +142,7 @@ func (o *options) request() ([]byte, error) {
 // name.
 func (o *options) head(length int) []byte {
 	lines := []string{
-		"Host: " + o.target.String(),
+		"Host: " + o.targets[0].String(),
 		"User-Agent: bare/1.0",
 		"Accept: */*",
 		"Authorization: Bearer sk-bench",

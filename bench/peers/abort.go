@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,10 +102,12 @@ func send(conn net.Conn, g *gateway, body string) error {
 	lines := append([]string{
 		"POST " + path + " HTTP/1.1",
 		"Host: " + g.addr,
-		"Authorization: Bearer sk-bench",
 		"Content-Type: application/json",
 		fmt.Sprintf("Content-Length: %d", len(body)),
 	}, g.header...)
+	if !slices.ContainsFunc(g.header, func(line string) bool { return strings.HasPrefix(line, "Authorization:") }) {
+		lines = append(lines, "Authorization: Bearer sk-bench")
+	}
 	_, err := io.WriteString(conn, strings.Join(append(lines, "", body), "\r\n"))
 	return err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -199,37 +200,62 @@ func TestLeave(t *testing.T) {
 	}
 }
 
+// A gateway asks for the key that it has been given, and refuses a request with two.
+func TestRequestByHandHasOneKey(t *testing.T) {
+	for _, header := range [][]string{nil, {"X-One: 1"}, {"Authorization: Bearer other"}} {
+		ours, its := net.Pipe()
+		go func() {
+			_ = send(ours, &gateway{addr: "127.0.0.1:1", peer: peer{header: header}}, "{}")
+			ours.Close()
+		}()
+		r, err := http.ReadRequest(bufio.NewReader(its))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "Bearer sk-bench"
+		if slices.Contains(header, "Authorization: Bearer other") {
+			want = "Bearer other"
+		}
+		if got := r.Header.Values("Authorization"); len(got) != 1 || got[0] != want {
+			t.Errorf("with %q it has the keys %q", header, got)
+		}
+		its.Close()
+	}
+}
+
 // The names are a contract with the report; and a figure that cannot be computed
 // must not be there, as NaN has no JSON.
 func TestValuesAreThoseOfTheMeasure(t *testing.T) {
-	b := &bench{}
 	full := &outcome{Requests: 4, RPS: 2, Events: 8, EventsPerSecond: 4}
 	want := map[string]string{
-		results.Closed: "cpu p50 p99 requests_per_second",
-		results.Open:   "cpu p50 p99 p999 requests_per_second",
-		results.Stream: "cpu_event event_p50 event_p99 event_p999 events_per_second ttft_p50 ttft_p99",
-		results.Burst:  "cpu_event event_p50 event_p99 event_p999 events_per_second ttft_p50 ttft_p99",
-		results.Flood:  "cpu_event events_per_second",
-		results.Body:   "cpu p50 p99 requests_per_second",
+		results.Closed:   "cpu p50 p99 requests_per_second",
+		results.Open:     "cpu p50 p99 p999 requests_per_second",
+		results.OpenSlow: "cpu p50 p99 requests_per_second",
+		results.Stream:   "cpu_event event_p50 event_p99 event_p999 events_per_second ttft_p50 ttft_p99",
+		results.Burst:    "cpu_event event_p50 event_p99 event_p999 events_per_second ttft_p50 ttft_p99",
+		results.Flood:    "cpu_event events_per_second",
+		results.Body:     "cpu p50 p99 requests_per_second",
 	}
-	for _, m := range b.measures() {
-		v := m.values(full, 8000)
+	both := append((&bench{kind: sideBySide}).measures(), (&bench{kind: clusters}).measures()...)
+	for _, m := range both {
+		v := m.values(full, work{cpu: 8000})
 		if got := strings.Join(slices.Sorted(maps.Keys(v)), " "); got != want[m.name] {
 			t.Errorf("%s has %s, want %s", m.name, got, want[m.name])
 		}
 		if cpu := v["cpu"] + v["cpu_event"]; cpu != 2 && cpu != 1 {
 			t.Errorf("%s: 8 us for 4 requests or 8 events are %v each", m.name, cpu)
 		}
-		if v := m.values(full, 0); len(v) > 0 && (v["cpu"] != 0 || v["cpu_event"] != 0) {
+		if v := m.values(full, work{}); len(v) > 0 && (v["cpu"] != 0 || v["cpu_event"] != 0) {
 			t.Errorf("%s: CPU of no gateway: %v", m.name, v)
 		}
-		if v := m.values(&outcome{}, 8000); len(v) != 1 {
+		if v := m.values(&outcome{}, work{8000, &redisWork{}}); len(v) != 1 {
 			t.Errorf("%s: figures of no request: %v", m.name, v)
 		}
-		delete(want, m.name)
 	}
-	if len(want) > 0 {
-		t.Errorf("not measured: %v", want)
+	for name := range want {
+		if !slices.ContainsFunc(both, func(m measure) bool { return m.name == name }) {
+			t.Errorf("not measured: %s", name)
+		}
 	}
 }
 

@@ -31,6 +31,7 @@ type place struct {
 	Listen, Host, Port     string // where it listens, whole and in parts
 	Engine                 string // where its upstream listens
 	EngineHost, EnginePort string
+	Redis                  string // where its Redis listens; "" without one
 	Spare                  string // a further free port
 	Model                  string // that all requests name
 	Descriptors            uint64 // that a process may have

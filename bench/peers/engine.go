@@ -61,16 +61,25 @@ func (e *engine) await(ctx context.Context, limit time.Duration, ok func(engineS
 	}
 }
 
-// smoke asks a gateway for a whole answer and a streamed one.
+// smoke asks each process of a gateway for a whole answer and a streamed one.
 func (e *engine) smoke(ctx context.Context, g *gateway) error {
 	if err := e.behave(ctx, "interval=1ms&events=3"); err != nil {
 		return err
 	}
+	for _, addr := range g.addrs() {
+		if err := smokeAt(ctx, g, addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func smokeAt(ctx context.Context, g *gateway, addr string) error {
 	for _, want := range []struct {
 		stream bool
 		sign   string
 	}{{false, `"choices"`}, {true, "[DONE]"}} {
-		text, err := call(ctx, http.MethodPost, g.url(), chat(want.stream), g.header)
+		text, err := call(ctx, http.MethodPost, g.urlAt(addr), chat(want.stream), g.header)
 		if err != nil {
 			return err
 		}

@@ -31,12 +31,28 @@ type gateway struct {
 // direct reports whether this is the engine itself, without a gateway.
 func (g *gateway) direct() bool { return g.start == nil }
 
-func (g *gateway) url() string {
+func (g *gateway) url() string { return g.urlAt(g.addr) }
+
+func (g *gateway) urlAt(addr string) string {
 	path := g.path
 	if path == "" {
 		path = "/v1/chat/completions"
 	}
-	return "http://" + g.addr + path
+	return "http://" + addr + path
+}
+
+// addrs are where its processes listen: the n-th at 127.0.0.n.
+func (g *gateway) addrs() []string {
+	all := []string{g.addr}
+	for n := 2; n <= g.number; n++ {
+		all = append(all, nth(g.addr, n))
+	}
+	return all
+}
+
+// nth is the address of a gateway's n-th process, by that of its first.
+func nth(addr string, n int) string {
+	return strings.Replace(addr, "127.0.0.1", fmt.Sprintf("127.0.0.%d", n), 1)
 }
 
 // cpu is the time on CPU of the gateway's processes; nothing if there are none.
@@ -109,9 +125,18 @@ func (b *bench) start(ctx context.Context, g *gateway) error {
 		return err
 	}
 	dir := b.home(g)
+	if err := b.startRedis(ctx, g); err != nil {
+		return err
+	}
 	cmd, err := g.peer.start(dir, addr, b.engine.addr)
 	if err != nil {
 		return fmt.Errorf("cannot configure it: %w", err)
+	}
+	if s := g.redis; s != nil && s.secret == "" {
+		if err := s.fill(ctx, cmd.Args[len(cmd.Args)-1]); err != nil { // its configuration
+			return err
+		}
+		g.header = []string{"Authorization: Bearer " + s.secret}
 	}
 	g.addr, g.command = addr, strings.ReplaceAll(strings.Join(cmd.Args, " "), b.root+"/", "")
 	if g.process, err = b.begin(cmd, b.gatewayCore, filepath.Join(dir, "log")); err != nil {

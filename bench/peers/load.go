@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -32,7 +33,7 @@ type outcome struct {
 
 // generator returns the load generator's command against a gateway.
 func (b *bench) generator(ctx context.Context, g *gateway, mode string, flags ...string) *exec.Cmd {
-	args := []string{"load", "-mode", mode, "-target", g.addr, "-model", model}
+	args := []string{"load", "-mode", mode, "-target", strings.Join(g.addrs(), ","), "-model", model}
 	if g.path != "" {
 		args = append(args, "-path", g.path)
 	}

@@ -1,10 +1,10 @@
 // Command peers measures our gateway beside what else a user would pick, in one
 // run and on the same work:
 //
-//	go run ./bench/peers [-peers nginx,llmproxy] [-usage | -limits] [-short]
+//	go run ./bench/peers [-peers nginx,llmproxy] [-usage | -limits | -cluster] [-short]
 //
-// The fake engine and the load generator share one core, the gateway under
-// measurement has another. All gateways run from the start to the end, and one
+// The fake engine, the load generator and any Redis share one core, the gateway
+// under measurement has another. All gateways run from the start to the end, and one
 // at a time has work. It is run in the repository's root, installs what it
 // needs into bin/peers and writes one file, see package results.
 package main
@@ -48,9 +48,10 @@ type options struct {
 type kind string
 
 const (
-	sideBySide kind = "peers"  // all gateways
-	usages     kind = "usage"  // ours without metering and with it
-	limits     kind = "limits" // ours without keys and limits and with them
+	sideBySide kind = "peers"   // all gateways
+	usages     kind = "usage"   // ours without metering and with it
+	limits     kind = "limits"  // ours without keys and limits and with them
+	clusters   kind = "cluster" // ours with both in its memory and in a Redis
 )
 
 func parse(args []string) (*options, error) {
@@ -61,24 +62,25 @@ func parse(args []string) (*options, error) {
 	flags.BoolVar(&o.short, "short", false, "only prove that it works: one round, fractions of a second, peers that are quick to install")
 	usage := flags.Bool("usage", false, "what metering costs: only our gateway without and with it, and only what it bears upon")
 	limit := flags.Bool("limits", false, "what keys and limits cost: the same of them")
-	flags.StringVar(&o.out, "out", "", "the file to write; default: bench/results/peers-DATE-COMMIT.json (with -usage: usage-..., with -limits: limits-...), with -short DIR/short.json")
+	cluster := flags.Bool("cluster", false, "what it costs to have keys and limits in a Redis: beside the same in memory")
+	flags.StringVar(&o.out, "out", "", "the file to write; default: bench/results/peers-DATE-COMMIT.json (with -usage: usage-..., and so on), with -short DIR/short.json")
 	flags.StringVar(&o.dir, "dir", "bin/peers", "where peers are installed and log")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
-	if flags.NArg() > 0 || o.rounds < 1 || *usage && *limit {
-		return nil, errors.New("there are no arguments, -rounds is at least 1, and -usage and -limits exclude each other")
+	o.kind = sideBySide
+	chosen := 0
+	for kind, is := range map[kind]bool{usages: *usage, limits: *limit, clusters: *cluster} {
+		if is {
+			o.kind, chosen = kind, chosen+1
+		}
+	}
+	if flags.NArg() > 0 || o.rounds < 1 || chosen > 1 {
+		return nil, errors.New("there are no arguments, -rounds is at least 1, and -usage, -limits and -cluster exclude each other")
 	}
 	o.peers = strings.FieldsFunc(*names, func(r rune) bool { return r == ',' || r == ' ' })
 	if o.short {
 		o.rounds = 1
-	}
-	o.kind = sideBySide
-	switch {
-	case *usage:
-		o.kind = usages
-	case *limit:
-		o.kind = limits
 	}
 	if len(o.peers) == 0 {
 		o.peers = twins[o.kind]
@@ -93,10 +95,14 @@ func parse(args []string) (*options, error) {
 var twins = map[kind][]string{
 	usages: {results.Direct, results.Ours, results.OursMetered},
 	limits: {results.Direct, results.Ours, results.OursLimited, results.OursQuota, results.OursManyKeys},
+	clusters: {
+		results.Direct, results.OursLimited, results.OursQuota,
+		results.OursRedis, results.OursRedisQuota, results.OursThree,
+	},
 }
 
 // quick are the peers of a short run: they take seconds to install.
-var quick = []string{results.Direct, results.Ours, results.OursOff, results.Nginx, "haproxy", results.ReverseProxy}
+var quick = []string{results.Direct, results.Ours, results.OursAll, results.OursOff, results.Nginx, "haproxy", results.ReverseProxy}
 
 func run(ctx context.Context, args []string) error {
 	o, err := parse(args)
@@ -114,8 +120,11 @@ func run(ctx context.Context, args []string) error {
 	}
 	direct := peer{name: results.Direct, note: "the engine itself, without a gateway"}
 	known := append([]peer{direct}, catalogue()...)
-	if o.kind == limits {
+	if o.kind == limits || o.kind == clusters {
 		known = append(known, withKeys()...)
+	}
+	if o.kind == clusters {
+		known = append(known, withRedis()...)
 	}
 	peers, err := choose(append(known, joined...), o.peers)
 	if err != nil {

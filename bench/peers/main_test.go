@@ -18,6 +18,7 @@ func TestFlags(t *testing.T) {
 		{"a short run installs for minutes", []string{"-short"}, sideBySide, results.ReverseProxy},
 		{"metering is compared with other gateways", []string{"-usage"}, usages, results.OursMetered},
 		{"limits are compared with metering", []string{"-limits", "-short"}, limits, results.OursManyKeys},
+		{"a Redis is compared with other gateways", []string{"-cluster"}, clusters, results.OursThree},
 		{"a choice is overruled", []string{"-limits", "-peers", "llmproxy,llmproxy-quota"}, limits, results.OursQuota},
 	} {
 		o, err := parse(c.args)
@@ -33,14 +34,16 @@ func TestFlags(t *testing.T) {
 			t.Errorf("%s: %s of %v", c.name, o.kind, o.peers)
 		}
 	}
-	if o, err := parse([]string{"-usage", "-limits"}); err == nil {
-		t.Errorf("both at once: %+v", o)
+	for _, args := range [][]string{{"-usage", "-limits"}, {"-limits", "-cluster"}} {
+		if o, err := parse(args); err == nil {
+			t.Errorf("%q at once: %+v", args, o)
+		}
 	}
 }
 
 // A twin that is not in the catalogue ends the run when it has hardly begun.
 func TestTwinsAreThere(t *testing.T) {
-	all := append([]peer{{name: results.Direct}}, append(catalogue(), withKeys()...)...)
+	all := slices.Concat([]peer{{name: results.Direct}}, catalogue(), withKeys(), withRedis())
 	for kind, names := range twins {
 		chosen, err := choose(all, names)
 		if err != nil || len(chosen) != len(names) {

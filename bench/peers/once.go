@@ -17,6 +17,8 @@ func (b *bench) once() []step {
 		if b.twins() {
 			switch {
 			case g.direct():
+			case b.kind == clusters:
+				plan = append(plan, b.streams(g, results.Memory, 1000))
 			case g.name == results.OursManyKeys: // what reading them took is given back while streams open
 				plan = append(plan, step{g, results.Idle, 0, b.idle})
 			default:

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/llmproxy/llmproxy/bench/results"
@@ -15,7 +17,15 @@ import (
 
 // metered starts our gateway with metering on, and all else as in llmproxy.yaml.
 func metered(dir, listen, engine string) (*exec.Cmd, error) {
-	return withData(dir, listen, engine, "llmproxy-metered.yaml")
+	return withData(dir, listen, engine, "", "llmproxy-metered.yaml")
+}
+
+// far is a quota that is not used up.
+const far = 1e15
+
+// used is the key of the generator.
+func used(quota int64) tenants.Used {
+	return tenants.Used{Secret: "sk-bench", Models: []string{model}, Quota: quota}
 }
 
 // withKeys are our gateway with keys, each of which has its limits. They are
@@ -23,15 +33,13 @@ func metered(dir, listen, engine string) (*exec.Cmd, error) {
 func withKeys() []peer {
 	limited := func(keys int, quota int64) func(dir, listen, engine string) (*exec.Cmd, error) {
 		return func(dir, listen, engine string) (*exec.Cmd, error) {
-			cmd, err := withData(dir, listen, engine, "llmproxy-limited.yaml")
+			cmd, err := withData(dir, listen, engine, "", "llmproxy-limited.yaml")
 			if err != nil {
 				return nil, err
 			}
-			used := tenants.Used{Secret: "sk-bench", Models: []string{model}, Quota: quota} // the generator's
-			return cmd, tenants.Write(filepath.Join(dir, "data"), used, keys-1)
+			return cmd, tenants.Write(filepath.Join(dir, "data"), used(quota), keys-1)
 		}
 	}
-	const far = 1e15
 	version := says(`llmproxy (\S+)`, llmproxy, "version")
 	return []peer{
 		{name: results.OursLimited, version: version, start: limited(10, 0), note: "10 keys, each limit but a quota"},
@@ -40,17 +48,58 @@ func withKeys() []peer {
 	}
 }
 
+// withRedis are our gateway with the same keys and limits in a Redis. They are
+// measured beside those that have them in memory.
+func withRedis() []peer {
+	return []peer{
+		shared(peer{name: results.OursRedis, note: "10 keys, each limit but a quota, in a Redis"}, "llmproxy-redis.yaml", 0),
+		shared(peer{name: results.OursRedisQuota, note: "10 keys, each limit, in a Redis"}, "llmproxy-redis.yaml", far),
+		shared(peer{name: results.OursThree, number: 3, note: "three gateways, 10 keys, each limit, in one Redis; they share the core that others have alone"}, "llmproxy-redis.yaml", far),
+	}
+}
+
+// shared adds to a peer what it takes to be our gateway, or some of them, with keys
+// in a Redis.
+func shared(p peer, addition string, quota int64) peer {
+	p.redis = &server{used: used(quota), others: 9}
+	p.install = installRedis
+	p.version = func(ctx context.Context, dir string) (string, error) {
+		ours, err := says(`llmproxy (\S+)`, llmproxy, "version")(ctx, dir)
+		if err != nil {
+			return "", err
+		}
+		its, err := says(`v=(\S+)`, redisServer, "--version")(ctx, dir)
+		return ours + ", Redis " + its, err
+	}
+	p.start = func(dir, listen, engine string) (*exec.Cmd, error) {
+		if p.number == 0 {
+			return withData(dir, listen, engine, p.redis.addr, addition)
+		}
+		all := []string{"-c", `for config; do "$0" serve -config "$config" & done; wait`, llmproxy}
+		for n := 1; n <= p.number; n++ {
+			cmd, err := withData(filepath.Join(dir, strconv.Itoa(n)), nth(listen, n), engine, p.redis.addr, addition)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, cmd.Args[len(cmd.Args)-1])
+		}
+		return exec.Command("sh", all...), nil
+	}
+	return p
+}
+
 // withData starts our gateway with an addition to llmproxy.yaml and a new data
 // directory: what an earlier run has left would be worked on in the time of this
 // one.
-func withData(dir, listen, engine, addition string) (*exec.Cmd, error) {
-	if err := os.RemoveAll(filepath.Join(dir, "data")); err != nil {
+func withData(dir, listen, engine, redis, addition string) (*exec.Cmd, error) {
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "data")), os.MkdirAll(dir, 0o755)); err != nil {
 		return nil, err
 	}
 	at, err := newPlace(dir, listen, engine)
 	if err != nil {
 		return nil, err
 	}
+	at.Redis = redis
 	var config []byte
 	for _, name := range []string{"llmproxy.yaml", addition} {
 		text, err := configs.ReadFile("configs/" + name)

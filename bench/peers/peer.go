@@ -21,6 +21,8 @@ type peer struct {
 	// it must listen at listen and has engine (host:port) as its only upstream.
 	// The bench sets the core, the limits and where its output goes.
 	start  func(dir, listen, engine string) (*exec.Cmd, error)
+	redis  *server  // that it needs; nil: none
+	number int      // of its processes that share the load, each at an address of its own; 0: one
 	path   string   // of requests; "" is /v1/chat/completions
 	header []string // further request headers of the load, "Name: value"
 	note   string   // what a reader of its figures must know

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -18,26 +19,32 @@ type measure struct {
 	warmUp time.Duration // the same beforehand, which does not count
 	latent bool          // latencies are kept: in a flood they are those of full buffers
 	tail   bool          // enough requests for a p999
-	twins  bool          // of interest where our gateway is compared with itself
+	in     []kind        // of run
 }
 
 // bodySize is that of a request with an image, in bytes.
 const bodySize = "10485760"
 
+// all are the kinds of run.
+var all = []kind{sideBySide, usages, limits, clusters}
+
+// measures are those of this kind of run.
 func (b *bench) measures() []measure {
-	all := []measure{
-		{name: results.Closed, mode: "closed", flags: []string{"-conns", "64"}, length: 2 * time.Second, latent: true, twins: true},
-		{name: results.Open, mode: "open", flags: []string{"-rate", "1000"}, length: 3 * time.Second, latent: true, tail: true, twins: true},
-		{name: results.Stream, engine: "interval=20ms&events=64", mode: "stream", flags: []string{"-conns", "200"}, length: 4 * time.Second, latent: true, tail: true, twins: true},
-		{name: results.Burst, engine: "interval=20ms&events=64&sync=true", mode: "stream", flags: []string{"-conns", "200", "-together"}, length: 4 * time.Second, latent: true, tail: true},
-		{name: results.Flood, engine: "interval=0s&events=64", mode: "stream", flags: []string{"-conns", "64", "-together"}, length: 2 * time.Second, twins: true},
-		{name: results.Body, mode: "body", flags: []string{"-conns", "4", "-size", bodySize}, length: 2 * time.Second, latent: true},
+	some := []measure{
+		{name: results.Closed, mode: "closed", flags: []string{"-conns", "64"}, length: 2 * time.Second, latent: true, in: all},
+		{name: results.OpenSlow, mode: "open", flags: []string{"-rate", "200"}, length: 6 * time.Second, latent: true, in: []kind{clusters}},
+		{name: results.Open, mode: "open", flags: []string{"-rate", "1000"}, length: 3 * time.Second, latent: true, tail: true, in: all},
+		{name: results.Stream, engine: "interval=20ms&events=64", mode: "stream", flags: []string{"-conns", "200"}, length: 4 * time.Second, latent: true, tail: true, in: all},
+		{name: results.Burst, engine: "interval=20ms&events=64&sync=true", mode: "stream", flags: []string{"-conns", "200", "-together"}, length: 4 * time.Second, latent: true, tail: true, in: []kind{sideBySide}},
+		{name: results.Flood, engine: "interval=0s&events=64", mode: "stream", flags: []string{"-conns", "64", "-together"}, length: 2 * time.Second, in: []kind{sideBySide, usages, limits}},
+		{name: results.Body, mode: "body", flags: []string{"-conns", "4", "-size", bodySize}, length: 2 * time.Second, latent: true, in: []kind{sideBySide}},
 	}
-	for i := range all {
-		all[i].warmUp = b.pick(500*time.Millisecond, 100*time.Millisecond)
-		all[i].length = b.pick(all[i].length, 250*time.Millisecond)
+	some = slices.DeleteFunc(some, func(m measure) bool { return !slices.Contains(m.in, b.kind) })
+	for i := range some {
+		some[i].warmUp = b.pick(500*time.Millisecond, 100*time.Millisecond)
+		some[i].length = b.pick(some[i].length, 250*time.Millisecond)
 	}
-	return all
+	return some
 }
 
 // repeated returns the steps of all rounds. Within a round a measure is taken
@@ -52,9 +59,6 @@ func (b *bench) repeated(rounds int) []step {
 			slices.Reverse(gateways)
 		}
 		for _, m := range b.measures() {
-			if b.twins() && !m.twins {
-				continue
-			}
 			for _, g := range gateways {
 				plan = append(plan, step{g, m.name, round, func(ctx context.Context, g *gateway) ([]results.Sample, error) {
 					return b.take(ctx, g, m)
@@ -87,30 +91,22 @@ func (b *bench) loaded(ctx context.Context, g *gateway, m measure, open int) ([]
 	if err := b.rest(ctx, g, open); err != nil {
 		return nil, err
 	}
-	before, err := g.cpu()
-	if err != nil {
-		return nil, err
-	}
-	o, err := b.load(ctx, g, m.mode, m.length, m.flags...)
-	if err != nil {
-		return nil, err
-	}
-	if b.twins() { // reports that are sent after the load are of its requests
-		if err := b.rest(ctx, g, open); err != nil {
-			return nil, err
+	var o *outcome
+	w, err := g.during(ctx, func() (err error) {
+		if o, err = b.load(ctx, g, m.mode, m.length, m.flags...); err == nil && b.twins() {
+			err = b.rest(ctx, g, open) // reports that are sent after the load are of its requests
 		}
-	}
-	after, err := g.cpu()
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	s := results.Sample{Values: m.values(o, after.since(before)), Errors: o.Errors, Error: o.Error}
+	s := results.Sample{Values: m.values(o, w), Errors: o.Errors, Error: o.Error}
 	return []results.Sample{s}, b.rest(ctx, g, open)
 }
 
-// values are the metrics of an outcome. busy is the gateway's time on CPU in
-// nanoseconds, 0 when there is no gateway.
-func (m *measure) values(o *outcome, busy int64) map[string]float64 {
+// values are the metrics of an outcome, for which that work was done.
+func (m *measure) values(o *outcome, w work) map[string]float64 {
 	rate, perCPU, count, per := "requests_per_second", "cpu", o.Requests, o.RPS
 	if m.mode == "stream" {
 		rate, perCPU, count, per = "events_per_second", "cpu_event", o.Events, o.EventsPerSecond
@@ -119,8 +115,11 @@ func (m *measure) values(o *outcome, busy int64) map[string]float64 {
 	if count == 0 {
 		return v // nothing to divide by
 	}
-	if busy > 0 {
-		v[perCPU] = float64(busy) / 1e3 / float64(count)
+	if w.cpu > 0 {
+		v[perCPU] = float64(w.cpu) / 1e3 / float64(count)
+	}
+	if w.redis != nil && m.mode != "stream" { // streams that were cut at the end had their part in it
+		maps.Copy(v, w.redis.values(o.Requests))
 	}
 	switch {
 	case !m.latent:

@@ -22,6 +22,7 @@ type figure struct {
 	added           bool // less what the direct way took in the same round
 	higher          bool // more is better; otherwise less is
 	paced           bool // as fast as it goes: a generator can be its limit
+	worst           bool // told by its worst round: the median of what must not be would hide it
 }
 
 // What can be compared, in the order of the page. Raw times are microseconds,
@@ -35,6 +36,9 @@ var (
 	openP50      = figure{name: "added to a request at 1,000/s, p50", measure: results.Open, metric: "p50", unit: "µs", scale: 1, added: true}
 	openP99      = figure{name: "added to a request at 1,000/s, p99", measure: results.Open, metric: "p99", unit: "µs", scale: 1, added: true}
 	openP999     = figure{name: "added to a request at 1,000/s, p99.9", measure: results.Open, metric: "p999", unit: "µs", scale: 1, added: true}
+	slowCPU      = figure{name: "CPU per request at 200/s", measure: results.OpenSlow, metric: "cpu", unit: "µs", scale: 1}
+	slowP50      = figure{name: "added to a request at 200/s, p50", measure: results.OpenSlow, metric: "p50", unit: "µs", scale: 1, added: true}
+	slowP99      = figure{name: "added to a request at 200/s, p99", measure: results.OpenSlow, metric: "p99", unit: "µs", scale: 1, added: true}
 	streams      = streamFigures(results.Stream, "200 streams")
 	burst        = streamFigures(results.Burst, "200 streams in step")
 	floodRate    = figure{name: "events a second at full speed", measure: results.Flood, metric: "events_per_second", unit: "/s", scale: 1, higher: true, paced: true}
@@ -92,6 +96,21 @@ func streamFigures(measure, what string) []figure {
 	return all
 }
 
+// redisFigures are what a load asks of a Redis.
+func redisFigures(measure, what string) []figure {
+	all := []figure{
+		{name: "Redis: CPU per request", metric: results.RedisCPU, unit: "µs", scale: 1},
+		{name: "Redis: scripts per request", metric: results.RedisScripts, scale: 1},
+		{name: "Redis: commands beside, per request", metric: results.RedisCommands, scale: 1},
+		{name: "decisions without Redis, at worst of 1,000 requests", metric: results.DecidedAlone, scale: 1e-3, worst: true},
+	}
+	for i := range all {
+		all[i].name += ", " + what
+		all[i].measure = measure
+	}
+	return all
+}
+
 // rounds returns the figure of a peer by round.
 func (f figure) rounds(r *results.Run, peer string) map[int]float64 {
 	values := r.Values(peer, f.measure, f.metric)
@@ -112,11 +131,15 @@ func (f figure) rounds(r *results.Run, peer string) map[int]float64 {
 	return values
 }
 
-// median returns the middle of a peer's rounds, and false without any.
+// median returns the middle of a peer's rounds, or the worst where that is told, and
+// false without any.
 func (f figure) median(r *results.Run, peer string) (float64, bool) {
 	var all []float64
 	for _, v := range f.rounds(r, peer) {
 		all = append(all, v)
+	}
+	if f.worst && len(all) > 0 {
+		return slices.Max(all), true
 	}
 	return results.Median(all)
 }

@@ -24,6 +24,7 @@ const (
 	notesFile  = "bench/report/notes.md"
 	meterFile  = "bench/report/metering.md"
 	limitsFile = "bench/report/limits.md"
+	sharedFile = "bench/report/cluster.md"
 	scenarios  = "loadtest/results"
 )
 

@@ -41,6 +41,7 @@ type page struct {
 	Pictures []picture
 	Metering *cost // nil: not measured
 	Limits   *cost // nil: not measured
+	Cluster  *cost // nil: not measured
 
 	Journey   *micro // nil: not measured
 	Stages    []*micro
@@ -78,6 +79,12 @@ func gather(root string) (*page, error) {
 	}
 	if p.Limits == nil {
 		p.Missing = append(p.Missing, "What keys and limits cost: there is no result of `make bench-limits`.")
+	}
+	if p.Cluster, err = readCost(root, "cluster", sharedFile, withRedis); err != nil {
+		return nil, err
+	}
+	if p.Cluster == nil {
+		p.Missing = append(p.Missing, "What several gateways cost: there is no result of `make bench-cluster`.")
 	}
 	if err := p.readMicro(root); err != nil {
 		return nil, err
@@ -119,7 +126,7 @@ func (p *page) compare(why map[string]string) error {
 			p.Absent = append(p.Absent, peer)
 			continue
 		}
-		p.Peers.Rows = append(p.Peers.Rows, []string{peer.Name, peer.Version, peer.Note})
+		p.Peers.Rows = append(p.Peers.Rows, []string{label(peer.Name), peer.Version, peer.Note})
 	}
 	for _, s := range sheets {
 		if t := s.table(r); len(t.Rows) > 0 {

@@ -105,7 +105,7 @@ func series(drawn []barOf, length func(float64) float64) (names []string, ours, 
 		if results.IsOurs(b.peer) {
 			mine, other = other, mine
 		}
-		names, ours, theirs = append(names, b.peer), append(ours, mine), append(theirs, other)
+		names, ours, theirs = append(names, label(b.peer)), append(ours, mine), append(theirs, other)
 	}
 	return names, ours, theirs
 }

@@ -112,11 +112,19 @@ func TestWhatThePageSays(t *testing.T) {
 		"what only many keys have is dropped":        "| memory when idle, MiB | 10 | – | – | – | – | 60 | 6 |",
 		"failures with limits are dropped":           "Went wrong: llmproxy-quota, closed: 2 failed: 429 Too Many Requests.",
 		"what is said of limits is dropped":          "Most of it is hashing.",
+		"a Redis has no ratio of one round":          "| CPU per request, 64 connections, µs | 23 | 46 | 2 (2 to 2.50) | 31 | 62 | 2 | 66 | 2 (2 to 2.20) |",
+		"a Redis's ratio is of absolute latencies":   "| added to a request at 200/s, p50, µs | 200 | 400 | 2 (1.90 to 2.50) |",
+		"what only a Redis has is dropped":           "| Redis: CPU per request, 64 connections, µs | – | 21 | – | – | 21 | – | 21 | – |",
+		"a gateway that did without is not told":     "| decisions without Redis, at worst of 1,000 requests, 64 connections | – | 0 | – | – | 0 | – | 2 | – |",
+		"failures with a Redis are dropped":          "Went wrong: llmproxy-redis, open: 4 failed: 503 Service Unavailable.",
+		"what is said of a Redis is dropped":         "Half of it is waiting.",
+		"the row with all on is not told by name":    "| llmproxy (all on) | 20,000 |",
+		"failures with all on are another's":         "- llmproxy (all on), closed: 1 failed: 502 Bad Gateway",
 		"limits' own instructions are not told":      "| limited-event | 7,733 | 721 (10 %) |",
 		"a refusal has a twin":                       "| wrong-key | 30,000 | – |",
 		"metering's own instructions are not told":   "| metered-event | 7,713 | 701 (10 %) |",
 		"what a benchmark reports itself is dropped": "| End/sync=os | 3 µs | 57 B | 0 | cpu 1.50 µs/record, p99 4.86 µs, 400,000 records/s |",
-		"what an overlay switched off is not told":   "Switched off, as it is not built yet: keys (line 12); limits.tokens (line 20).",
+		"what a run changed is not told":             "Not as its configuration has it: keys (line 12); limits.tokens (line 20).",
 	} {
 		if !strings.Contains(page, text) {
 			t.Errorf("%s: the page lacks %q", name, text)
@@ -129,7 +137,7 @@ func TestWhatThePageSays(t *testing.T) {
 
 func TestWithoutAnyInput(t *testing.T) {
 	page := written(t, t.TempDir())
-	for _, text := range []string{"make bench-peers", "make bench`", "make bench-usage`", "make bench-limits`", "bench/budget.txt", "SCENARIO=5"} {
+	for _, text := range []string{"make bench-peers", "make bench`", "make bench-usage`", "make bench-limits`", "make bench-cluster`", "bench/budget.txt", "SCENARIO=5"} {
 		if !strings.Contains(page[strings.Index(page, "## What was not measured"):], text) {
 			t.Errorf("the page does not say that %s is missing", text)
 		}

@@ -142,11 +142,19 @@ func (s sheet) measured(r *results.Run, peer string) bool {
 func (s sheet) label(r *results.Run, peer string) string {
 	for _, c := range s.columns {
 		if c.against == "" && c.figures[0].bound(r, peer) {
-			return peer + " (generator-bound)"
+			return label(peer) + " (generator-bound)"
 		}
 	}
 	if peer == results.Direct {
 		return "direct (no gateway)"
+	}
+	return label(peer)
+}
+
+// label is what the page calls a peer.
+func label(peer string) string {
+	if peer == results.OursAll {
+		return "llmproxy (all on)"
 	}
 	return peer
 }
@@ -188,7 +196,7 @@ func faults(r *results.Run) (ours, all []string) {
 		first[p] = cmp.Or(first[p], s.Error)
 	}
 	for _, p := range order {
-		text := p.peer + ", " + p.measure + ": "
+		text := label(p.peer) + ", " + p.measure + ": "
 		if n := counts[p]; n > 0 {
 			text += number(float64(n)) + " failed: "
 		}

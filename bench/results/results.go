@@ -46,24 +46,29 @@ type Peer struct {
 
 // The peers that the report knows by name; all others are rivals.
 const (
-	Direct       = "direct"             // the engine itself
-	Ours         = "llmproxy"           // all that the gateway does is on, but metering
-	OursOff      = "llmproxy-off"       // what can be switched off is off
-	OursMetered  = "llmproxy-metered"   // Ours, with a record of what each request uses
-	OursLimited  = "llmproxy-limited"   // Ours, with 10 keys and every limit but a quota
-	OursQuota    = "llmproxy-quota"     // the same with a quota
-	OursManyKeys = "llmproxy-many-keys" // OursLimited with 100,000 keys
-	Nginx        = "nginx"              // what the others are compared with
-	ReverseProxy = "reverseproxy"       // the standard library's
-	LiteLLM      = "litellm"
+	Direct         = "direct"               // the engine itself
+	Ours           = "llmproxy"             // all that the gateway does alone and without keys is on, but metering
+	OursAll        = "llmproxy-all-on"      // Ours, with metering, an access log, and keys, every limit and a quota in a Redis
+	OursOff        = "llmproxy-off"         // what can be switched off is off
+	OursMetered    = "llmproxy-metered"     // Ours, with a record of what each request uses
+	OursLimited    = "llmproxy-limited"     // Ours, with 10 keys and every limit but a quota
+	OursQuota      = "llmproxy-quota"       // the same with a quota
+	OursManyKeys   = "llmproxy-many-keys"   // OursLimited with 100,000 keys
+	OursRedis      = "llmproxy-redis"       // OursLimited with keys and limits in a Redis
+	OursRedisQuota = "llmproxy-redis-quota" // OursQuota, the same
+	OursThree      = "llmproxy-redis-three" // three of OursRedisQuota on one Redis
+	Nginx          = "nginx"                // what the others are compared with
+	ReverseProxy   = "reverseproxy"         // the standard library's
+	LiteLLM        = "litellm"
 )
 
 // What is measured. Each comment lists the metrics of its samples; times are in
 // microseconds unless the name says otherwise, and CPU is that of all of the
-// peer's processes.
+// peer's processes. A peer with a Redis has four more of each load, see RedisCPU.
 const (
 	Closed        = "closed"         // requests_per_second cpu p50 p99: 64 connections, one request after the other
 	Open          = "open"           // requests_per_second cpu p50 p99 p999: 1,000 requests a second, latency from when each was due
+	OpenSlow      = "open-200"       // requests_per_second cpu p50 p99: 200 a second
 	Stream        = "stream"         // events_per_second cpu_event ttft_p50 ttft_p99 event_p50 event_p99 event_p999: 200 streams, an event each 20 ms, phases spread
 	Burst         = "burst"          // the same metrics; all streams in step, as an engine's
 	Flood         = "flood"          // events_per_second cpu_event: 64 streams as fast as they go
@@ -79,6 +84,14 @@ const (
 	AbortWhole    = "abort-whole"    // ms: a whole answer awaited
 	ManyBackends  = "many-backends"  // as Closed, with 1,000 backends in pools of 10; ours only
 	BesideStreams = "beside-streams" // as Closed, while 5,000 streams are open; ours only
+)
+
+// What a peer's Redis did in a load, for each of its requests, or whole streams.
+const (
+	RedisCPU      = "redis_cpu"      // time on CPU of the server
+	RedisScripts  = "redis_scripts"  // scripts that it ran
+	RedisCommands = "redis_commands" // commands beside: those in the scripts, and what there is without requests
+	DecidedAlone  = "decided_alone"  // decisions without it: it was too slow
 )
 
 // Sample is what one measure gave for one peer in one round.
@@ -127,7 +140,9 @@ func (r *Run) Values(peer, measure, metric string) map[int]float64 {
 
 // IsOurs tells whether a peer is this gateway, in whatever configuration.
 func IsOurs(peer string) bool {
-	return slices.Contains([]string{Ours, OursOff, OursMetered, OursLimited, OursQuota, OursManyKeys}, peer)
+	return slices.Contains([]string{
+		Ours, OursAll, OursOff, OursMetered, OursLimited, OursQuota, OursManyKeys, OursRedis, OursRedisQuota, OursThree,
+	}, peer)
 }
 
 // Median returns the median of one metric over the rounds, and false when no

@@ -1,5 +1,5 @@
-// Package tenants writes keys files as a provider of models has them, for
-// gateways that are measured with many keys and every limit.
+// Package tenants makes keys as a provider of models has them, for gateways that
+// are measured with many keys and every limit.
 package tenants
 
 import (
@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -44,14 +46,34 @@ type entry struct {
 	CreatedAt         time.Time `json:"created_at"`
 }
 
+// The limits of the key in use.
+const (
+	perSecond, concurrent = 1_000_000, 1_000_000
+	perMinute, tokens     = 1_000_000_000, 1_000_000_000
+	addresses             = "127.0.0.0/8"
+)
+
+// Flags are what `llmproxy keys new` has to be told for a key with all that Write gives
+// to u, but the secret.
+func (u Used) Flags() []string {
+	flags := []string{
+		"-name", "in use", "-user-id", "user", "-models", strings.Join(u.Models, ","), "-ips", addresses,
+		"-rps", strconv.Itoa(perSecond), "-rpm", strconv.Itoa(perMinute), "-tpm", strconv.Itoa(tokens), "-concurrent", strconv.Itoa(concurrent),
+	}
+	if u.Quota > 0 {
+		flags = append(flags, "-quota", strconv.FormatInt(u.Quota, 10))
+	}
+	return flags
+}
+
 // Write makes the directory of a gateway's data, and in it the keys file with u
 // and as many others, who may ask for the same models.
 func Write(dir string, u Used, others int) error {
 	f := file{Version: 1, Keys: make([]entry, 0, others+1)}
 	used := describe(u.Secret, "in use", "user", u.Models)
 	used.TotalQuota = u.Quota
-	used.RequestsPerSecond, used.MaxConcurrent = 1e6, 1e6
-	used.RequestsPerMinute, used.TokensPerMinute = 1e9, 1e9
+	used.RequestsPerSecond, used.MaxConcurrent = perSecond, concurrent
+	used.RequestsPerMinute, used.TokensPerMinute = perMinute, tokens
 	for i := range others {
 		e := describe(Secret(i), fmt.Sprintf("tenant %09d, tests", i), fmt.Sprintf("user_%07d", i), u.Models)
 		e.RequestsPerMinute = 1
@@ -71,7 +93,7 @@ func Write(dir string, u Used, others int) error {
 func describe(secret, name, user string, models []string) entry {
 	return entry{
 		Hash: fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(secret))), Last4: secret[len(secret)-4:],
-		Name: name, UserID: user, AllowedModels: models, AllowedIPs: []string{"127.0.0.0/8"},
+		Name: name, UserID: user, AllowedModels: models, AllowedIPs: []string{addresses},
 		CreatedAt: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
 	}
 }

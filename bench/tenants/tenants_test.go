@@ -1,6 +1,9 @@
 package tenants_test
 
 import (
+	"encoding/json"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,7 +20,7 @@ func TestFileIsReadAsMeant(t *testing.T) {
 	if err := tenants.Write(dir, tenants.Used{Secret: secret, Models: []string{"m"}, Quota: 7}, others); err != nil {
 		t.Fatal(err)
 	}
-	store, err := keystore.Open(dir, time.Now)
+	store, err := keystore.OpenFile(dir, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,5 +48,34 @@ func TestFileIsReadAsMeant(t *testing.T) {
 	}
 	if len(tenants.Secret(0)) != len(secret) || len(tenants.Secret(99_999)) != len(secret) {
 		t.Error("keys differ in length, and so do the requests of which they are a part")
+	}
+}
+
+// A key that is made by a command must have what one of a file has, or their figures
+// are not of the same.
+func TestCommandSaysWhatTheFileSays(t *testing.T) {
+	dir := t.TempDir()
+	u := tenants.Used{Secret: "sk-0123456789abcdef", Models: []string{"m", "n"}, Quota: 7}
+	if err := tenants.Write(dir, u, 0); err != nil {
+		t.Fatal(err)
+	}
+	store, err := keystore.OpenFile(dir, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := u.Flags()
+	v := keystore.View(store.Keys()[0])
+	for flag, value := range map[string]any{
+		"-name": v.Name, "-user-id": v.UserID, "-models": v.AllowedModels, "-ips": v.AllowedIPs, "-quota": v.TotalQuota,
+		"-rps": v.RequestsPerSecond, "-rpm": v.RequestsPerMinute, "-tpm": v.TokensPerMinute, "-concurrent": v.MaxConcurrent,
+	} {
+		want, err := json.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.Index(said, flag)
+		if i < 0 || strings.Trim(strings.ReplaceAll(string(want), `","`, ","), `[]"`) != said[i+1] {
+			t.Errorf("%s is %s in the file; the command says %q", flag, want, said)
+		}
 	}
 }

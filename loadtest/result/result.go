@@ -19,7 +19,7 @@ type Result struct {
 	Machine  string   `json:"machine"`
 	Command  string   `json:"command"`
 	Short    bool     `json:"short"`   // a run that only proves that it works
-	Off      []string `json:"off"`     // what the overlay changed in the scenario's configuration
+	Changed  []string `json:"off"`     // what the run changed in the scenario's configuration: once, what was not built
 	Rows     []Row    `json:"rows"`    // the table
 	Notes    []string `json:"notes"`   // what a reader of the table must know
 	Picture  string   `json:"picture"` // file name of the timeline, beside this file

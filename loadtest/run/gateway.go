@@ -37,6 +37,9 @@ func (st *stage) llmproxy(ctx context.Context, dir string, ports *ports) (*gatew
 	for _, e := range st.engines {
 		addrs[e.host] = e.addr
 	}
+	if err := st.redis(ctx, dir, ports, addrs); err != nil {
+		return nil, err
+	}
 	billing, err := startBilling(ctx)
 	if err != nil {
 		return nil, err
@@ -63,6 +66,41 @@ func (st *stage) llmproxy(ctx context.Context, dir string, ports *ports) (*gatew
 		return nil, fmt.Errorf("llmproxy %w", err)
 	}
 	return g, nil
+}
+
+// redis starts a Redis, as docs/cluster.md has it, if the scenario has one, and adds
+// its address.
+func (st *stage) redis(ctx context.Context, dir string, ports *ports, addrs map[string]string) error {
+	host, err := st.scenario.Redis()
+	if err != nil || host == "" {
+		return err
+	}
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		return errors.New("redis-server is not installed; run `make bench-deps`")
+	}
+	if addrs[host], err = ports.next(); err != nil {
+		return err
+	}
+	_, port, err := net.SplitHostPort(addrs[host])
+	if err != nil {
+		return err
+	}
+	p, err := st.start("redis", path, "--bind", "127.0.0.1", "--port", port, "--dir", dir,
+		"--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction")
+	if err != nil {
+		return err
+	}
+	if err := until(ctx, p, func() error {
+		conn, err := net.DialTimeout("tcp", addrs[host], time.Second)
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	}); err != nil {
+		return fmt.Errorf("redis %w", err)
+	}
+	return nil
 }
 
 // startBilling takes the gateway's reports of usage until ctx ends, and returns

@@ -152,10 +152,9 @@ func TestDistanceIsPartOfTheFirstToken(t *testing.T) {
 // The table must say what could not be measured, and why.
 func TestTableNamesWhatIsMissing(t *testing.T) {
 	s := &scenario.Scenario{
-		Title: "a title", Overlay: map[string]any{"auth": map[string]any{"enabled": false}},
+		Title: "a title", Setting: map[string]any{"auth": map[string]any{"enabled": false}},
 		Claims: []scenario.Claim{
 			{Says: "fewer people", Cannot: "staff"},
-			{Says: "a key for each", Needs: "auth"},
 			{Says: "all answered", Question: result.Question{Measure: "availability"}, How: "whole run"},
 		},
 	}
@@ -168,7 +167,7 @@ func TestTableNamesWhatIsMissing(t *testing.T) {
 	fillTable(r, s)
 	text := table(r)
 	for _, want := range []string{
-		"not measurable here", "staff", "not built yet", "100.00 % (0 of 1 lost)", "whole run",
+		"not measurable here", "staff", "100.00 % (0 of 1 lost)", "whole run",
 		"nginx is not installed", "auth.enabled: false", "(no claim) first token",
 	} {
 		if !strings.Contains(text, want) {

@@ -21,7 +21,7 @@ func describe(s *scenario.Scenario, short bool, args []string) *result.Result {
 		Scenario: s.Number, Title: s.Title, Commit: commit(), Machine: machine(), Short: short,
 		Date:    time.Now().Format(time.RFC3339),
 		Command: strings.TrimSpace("go run ./loadtest/run " + strings.Join(args, " ")),
-		Off:     append([]string{}, s.Off()...), // a list in JSON, empty or not
+		Changed: append([]string{}, s.Changed()...), // a list in JSON, empty or not
 		Lasts:   int(s.Lasts.Milliseconds()), Notes: slices.Clone(s.Notes),
 	}
 	for _, l := range s.Load {
@@ -95,8 +95,6 @@ func fillTable(r *result.Result, s *scenario.Scenario) {
 		case c.Cannot != "":
 			const no = "not measurable here"
 			r.Rows = append(r.Rows, result.Row{Claim: c.Says, LLMProxy: no, Nginx: no, How: c.Cannot})
-		case c.Needs != "":
-			r.Rows = append(r.Rows, result.Row{Claim: c.Says, LLMProxy: "not built yet", Nginx: "none", How: c.Needs})
 		default:
 			row(c.Says, c.Question, strings.TrimSuffix(c.Question.How()+"; "+c.How, "; "))
 		}
@@ -135,8 +133,8 @@ func table(r *result.Result) string {
 	}
 	_ = w.Flush() // into a buffer
 	fmt.Fprintln(&out)
-	for _, off := range r.Off {
-		fmt.Fprintf(&out, "not as it stands, because it is not built yet: %s\n", off)
+	for _, changed := range r.Changed {
+		fmt.Fprintf(&out, "not as the configuration has it: %s\n", changed)
 	}
 	for _, note := range r.Notes {
 		fmt.Fprintf(&out, "note: %s\n", note)

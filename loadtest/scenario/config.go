@@ -76,6 +76,11 @@ type configured struct {
 	Routing struct {
 		Mapping map[string]string `yaml:"model_mapping"`
 	} `yaml:"routing"`
+	Auth struct {
+		Redis struct {
+			Addr string `yaml:"addr"`
+		} `yaml:"redis"`
+	} `yaml:"auth"`
 }
 
 func (s *Scenario) file() (*configured, error) {
@@ -105,7 +110,7 @@ func hostOf(backend string) (string, error) {
 
 // Gateway is the scenario's configuration as it stands, but for what a run
 // needs: where to listen, the URL of the billing system, the addresses of the
-// engines by host, the setting and the overlay. A deployment that makes its keys
+// engines and of Redis by host, and the setting. A deployment that makes its keys
 // at run time is given those of the load's users.
 func (s *Scenario) Gateway(listen, billing string, addrs map[string]string) ([]byte, error) {
 	tree := map[string]any{}
@@ -127,7 +132,14 @@ func (s *Scenario) Gateway(listen, billing string, addrs map[string]string) ([]b
 		hook["url"] = billing
 	}
 	tree = replace(tree, moved).(map[string]any)
-	for _, over := range []map[string]any{s.Overlay, s.Setting, s.quick} {
+	redis, err := s.Redis()
+	if err != nil {
+		return nil, err
+	}
+	if redis != "" {
+		tree = merge(tree, map[string]any{"auth": map[string]any{"redis": map[string]any{"addr": addrs[redis]}}})
+	}
+	for _, over := range []map[string]any{s.Setting, s.quick} {
 		tree = merge(tree, over)
 	}
 	tree["listen"] = listen
@@ -143,6 +155,16 @@ func (s *Scenario) Gateway(listen, billing string, addrs map[string]string) ([]b
 		return nil, fmt.Errorf("cannot write the configuration: %w", err)
 	}
 	return out, nil
+}
+
+// Redis is the host of the Redis that the scenario's configuration has, "" for none.
+func (s *Scenario) Redis() (string, error) {
+	file, err := s.file()
+	if err != nil {
+		return "", err
+	}
+	host, _, _ := strings.Cut(file.Auth.Redis.Addr, ":")
+	return host, nil
 }
 
 // replace exchanges every string that is a key of by.
@@ -182,8 +204,8 @@ func merge(under, over map[string]any) map[string]any {
 	return out
 }
 
-// Off are the settings of the overlay, as in "usage_hook.enabled: false".
-func (s *Scenario) Off() []string { return flat("", s.Overlay) }
+// Changed is the setting, as in "trusted_proxies: [127.0.0.1]".
+func (s *Scenario) Changed() []string { return flat("", s.Setting) }
 
 func flat(prefix string, tree map[string]any) []string {
 	var out []string

@@ -21,8 +21,7 @@ type Scenario struct {
 	Number   int            `yaml:"-"`
 	Title    string         `yaml:"title"`
 	Config   string         `yaml:"config"`   // the gateway's file, from the repository's root
-	Overlay  map[string]any `yaml:"overlay"`  // laid over it: what is not built yet, turned off or to what is
-	Setting  map[string]any `yaml:"setting"`  // laid over it too: what a run on one machine needs
+	Setting  map[string]any `yaml:"setting"`  // laid over it: what a run on one machine needs
 	Lasts    time.Duration  `yaml:"lasts"`    // requests are due within this time
 	Patience time.Duration  `yaml:"patience"` // a client without a token gives up after this
 	Sound    bool           `yaml:"sound"`    // no request may fail before its first token through LLMProxy
@@ -80,14 +79,13 @@ const (
 	Mark    Action = "mark"
 )
 
-// Claim is a sentence of the document, and how it is measured. Cannot and Needs
-// are instead of a measure.
+// Claim is a sentence of the document, and how it is measured. Cannot is instead of
+// a measure.
 type Claim struct {
 	Says            string `yaml:"says"`
 	result.Question `yaml:",inline"`
 	How             string `yaml:"how"`    // added to what the measure is
 	Cannot          string `yaml:"cannot"` // why it is not measurable here
-	Needs           string `yaml:"needs"`  // the section of the configuration that is not built yet
 }
 
 // Read reads scenario n of the repository at root.
@@ -121,7 +119,7 @@ func (s *Scenario) check() error {
 				return fmt.Errorf("claim %q: there is no load %q", c.Says, who)
 			}
 		}
-		if c.Cannot == "" && c.Needs == "" && !c.Known() {
+		if c.Cannot == "" && !c.Known() {
 			return fmt.Errorf("claim %q: there is no measure %q", c.Says, c.Measure)
 		}
 	}
