@@ -55,7 +55,7 @@ func inNetwork(t *testing.T, n network, play func(t *testing.T)) {
 		t.Fatal(err)
 	}
 	args := []string{"env", insideVariable + "=" + t.Name(), programVariable + "=" + binary(t, "llmproxy")}
-	for _, name := range []string{"LLMPROXY_REQUIRE", "CI"} { // which sudo would drop
+	for _, name := range []string{"LLMPROXY_REQUIRE", "LLMPROXY_LONG", "CI"} { // which sudo would drop
 		args = append(args, name+"="+os.Getenv(name))
 	}
 	args = append(args, "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child",
