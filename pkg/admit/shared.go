@@ -222,8 +222,7 @@ func (g *Gate) decide(a *attempt, r *Request, rates bool, limits *limit.Limits) 
 		switch g.onError {
 		case Closed:
 			a.refuse(Store, slotWait)
-		case Open:
-			*limits = limit.Limits{}
+		case Open: // nothing is taken
 		default:
 			*limits = r.Limits.Share(place, several)
 			if limits.Concurrent > 0 && a.state.slots.Len() > limits.Concurrent {

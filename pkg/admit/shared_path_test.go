@@ -287,7 +287,7 @@ func TestATermThatAnotherHasBegun(t *testing.T) {
 	first := accounts[1].Last()
 
 	reset := accounts[0].Reset(birth)
-	together.stores[0].client(tagOfOne).publish(0, reset)
+	together.stores[0].publish(together.stores[0].client(tagOfOne), reset)
 	r := s.request(0)
 	r.Account, r.Term = &accounts[1], first
 	next := enter(t, together.gates[1], r)
@@ -308,6 +308,24 @@ func TestATermThatAnotherHasBegun(t *testing.T) {
 	}
 	if fault := together.left(); fault != "" {
 		t.Error(fault)
+	}
+}
+
+// A gateway whose clock is far ahead has begun a term that nobody else is in. What is
+// used in theirs counted in its own.
+func TestATermThatNobodyElseIsIn(t *testing.T) {
+	together := newSite(2, true, admit.LocalShare, admit.LocalShare)
+	accounts := make([]quota.Account, 2)
+	s := reached(1 << admit.Quota)
+	enter(t, together.gates[0], s.ready(together.gates[0], &accounts[0])).Settle(birth, 40)
+	ahead := accounts[1].Reset(at(2 * time.Minute))
+	r := s.request(0)
+	r.Account, r.Term = &accounts[1], ahead
+	if got := together.gates[1].Ask(r); got != ahead || got.Used() != 0 {
+		t.Errorf("%d used in the term of %d, want none in that of %d", got.Used(), got.Start, ahead.Start)
+	}
+	if got := refuse(t, together.gates[1], r); got.Limit != admit.Quota || r.Term != ahead {
+		t.Errorf("refused by %s, in the term of %d", got.Limit, r.Term.Start)
 	}
 }
 

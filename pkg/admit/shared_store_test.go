@@ -80,10 +80,12 @@ func (c *client) use() (used int64) {
 	return used
 }
 
-// publish counts what a gateway has used in a term, unless there is a later one.
-func (c *client) publish(node int, t *quota.Term) {
-	switch {
-	case t == nil || t.Start < c.start:
+// publish counts what a gateway has used in a term, unless there is a later one, or the
+// gateway's clock is too far ahead.
+func (s *store) publish(c *client, t *quota.Term) {
+	node := s.place
+	switch ahead := at(time.Duration(s.now) + time.Minute).UnixNano(); {
+	case t == nil || t.Start < c.start || c.start > 0 && t.Start > ahead:
 	case t.Start > c.start:
 		c.start, c.end, c.used = t.Start, t.End, map[int]int64{node: t.Own()}
 	default:
@@ -183,7 +185,7 @@ func (s *store) decide(c *client, q *admit.Ask, l *lease) (w admit.Answer, term 
 		limits = new(limit.Limits)
 	}
 	if term = q.Term; term != nil {
-		if c.publish(s.place, term); c.start > term.Start {
+		if s.publish(c, term); c.start > term.Start {
 			term = q.Account.Follow(c.start)
 		}
 	}
@@ -302,7 +304,7 @@ func (l *lease) End(tokens int64) {
 }
 
 func (l *lease) tell() {
-	if l.client.publish(l.store.place, l.term); l.start == 0 && l.term != nil {
+	if l.store.publish(l.client, l.term); l.start == 0 && l.term != nil {
 		l.start = l.term.Start
 	}
 	if l.ended {

@@ -80,12 +80,12 @@ func TestReserveShare(t *testing.T) {
 // What this gateway held when it last heard, and did not use, it may hold again; but not
 // when more was taken than there is.
 func TestReserveShareOfWhatComesBack(t *testing.T) {
-	for _, c := range []struct{ limit, fit int64 }{{100, 70}, {70, 60}, {60, 57}} {
+	for _, c := range []struct{ limit, fit int64 }{{100, 70}, {70, 60}, {60, 56}} {
 		term := today()
 		term.Hold(60)
 		term.Heard(10, 0, 60)
 		term.Settle(60, 0)
-		for term.Reserved() < c.limit && term.ReserveShare(1, c.limit, 1, 3) {
+		for term.Reserved() < c.limit && term.ReserveShare(1, c.limit, 2, 3) {
 		}
 		if term.Reserved() != c.fit {
 			t.Errorf("%d of %d fit again, want %d", term.Reserved(), c.limit, c.fit)
