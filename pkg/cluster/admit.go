@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"sync/atomic"
@@ -37,13 +38,19 @@ func (c *Cluster) Admit(q *admit.Ask, r *admit.Answer) bool {
 	}
 	ends := c.endsOf(q.Tag)
 	last, untold := ends.untold()
-	w, err := c.ask(s, &a)
-	if err == nil && w.by != admit.None && untold && c.await(ends, last) {
+	var w answer
+	err := errNotAsked
+	if !q.Waited || s != c.shardOf(admit.Everybody) { // else it has waited long enough
 		w, err = c.ask(s, &a)
+	}
+	if err == nil && w.by != admit.None && untold && c.await(ends, last) {
+		if again, err := c.ask(s, &a); err == nil {
+			w = again
+		}
 	}
 	if err != nil {
 		c.alone.Add(1)
-		if l != nil && err != errNotAsked {
+		if l != nil && !errors.Is(err, errNotAsked) {
 			l.member = l.full() // perhaps
 		}
 		c.keep(l, r)
@@ -76,7 +83,8 @@ func (c *Cluster) lease(q *admit.Ask, s *shard, a *ask) *lease {
 		return nil
 	}
 	n := c.number.Add(1)
-	a.lease = c.o.Self.Node + "." + strconv.FormatUint(n, 36)
+	var name [64]byte // one string
+	a.lease = string(strconv.AppendUint(append(append(name[:0], c.o.Self.Node...), '.'), n, 36))
 	l := &lease{
 		cluster: c, shard: s, tag: q.Tag, number: n, name: a.lease, rate: a.limits.Tokens, term: q.Term,
 		held: a.held(), quota: a.heldOfQuota(), start: a.quota.start, put: time.Now(),
@@ -102,6 +110,7 @@ func (c *Cluster) ask(s *shard, a *ask) (w answer, err error) {
 		return w, err
 	}
 	if err = w.read(m); err == nil && w.late {
+		s.ahead.Store(w.now - ticks(time.Now())) // perhaps it is only its clock that was set
 		err = errLate
 	}
 	return w, err

@@ -13,6 +13,7 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -38,8 +39,9 @@ type Options struct {
 	Self Gateway
 	// Digest tells which configuration is in force.
 	Digest func() string
-	// Several is how many gateways there were before, until Redis tells; 0 is 1.
-	Several int
+	// Place is which of how many gateways this one was before, until Redis tells; a
+	// Several of 0 is 1.
+	Place, Several int
 	// Rates has requests, tokens, concurrency and the global limit counted together;
 	// else quotas alone are.
 	Rates bool
@@ -47,9 +49,9 @@ type Options struct {
 	Parts int
 	// Accounts calls f with each account that is counted here, until f is false.
 	Accounts func(f func(id [8]byte, t *quota.Term) bool)
-	// Debts calls f with what was let in here of rates while Redis could not be asked, each
-	// time with what is new, until f is false.
-	Debts func(f func(admit.Debt) bool)
+	// Debts calls f with what was let in here of rates while Redis could not be asked and
+	// was not told yet, until f is false.
+	Debts func(f func(d admit.Debt, told func()) bool)
 	// Observe is called with how long a request waited for Redis.
 	Observe func(time.Duration)
 	Log     *slog.Logger
@@ -68,17 +70,25 @@ type Cluster struct {
 	ends   [4096]ends                    // by a hash of the tag
 	round  atomic.Pointer[chan struct{}] // closed when the worker has told some of what there was
 
-	alone   atomic.Int64 // decisions without Redis
-	asked   atomic.Int64 // commands that were answered
-	failed  atomic.Int64 // commands that were not
-	latency atomic.Int64 // of the last beat
-	skew    atomic.Int64 // of our clock
-	fewer   time.Time    // the watch's: since when there are fewer gateways than place says
-	stop    context.CancelFunc
-	done    sync.WaitGroup
-	resyncs chan resync
-	first   chan struct{} // closed when all shards have been told once
-	ready   sync.Once
+	alone      atomic.Int64          // decisions without Redis
+	asked      atomic.Int64          // commands that were answered
+	failed     atomic.Int64          // commands that were not
+	latency    atomic.Int64          // of the last beat
+	skew       atomic.Int64          // of our clock
+	fewer      time.Time             // the watch's: since when there are fewer gateways than place says
+	complained atomic.Int64          // when, Unix ns
+	cause      atomic.Pointer[error] // of the last command that was not answered
+	stop       context.CancelFunc
+	done       sync.WaitGroup
+	closing    atomic.Bool
+	resyncs    chan resync
+	first      chan struct{} // closed when all shards have been told once
+	ready      sync.Once
+
+	// The worker's, to be used again.
+	some  []*event
+	calls []redis.Call
+	of    []told
 }
 
 const (
@@ -96,7 +106,7 @@ func New(o Options) *Cluster {
 	c := &Cluster{o: o, leases: xsync.NewMap[uint64, *lease](), resyncs: make(chan resync), first: make(chan struct{})}
 	c.events.bell = make(chan struct{}, 1)
 	c.number.Store(uint64(time.Now().UnixMicro())) // no process before this one has had these
-	c.place.Store(uint64(max(1, o.Several)))
+	c.place.Store(uint64(o.Place)<<32 | uint64(max(1, o.Several)))
 	c.seen.Store(new([]Gateway))
 	round := make(chan struct{})
 	c.round.Store(&round)
@@ -118,6 +128,7 @@ func (c *Cluster) Ready() <-chan struct{} { return c.first }
 // Close tells Redis what it does not know yet, and the others that this gateway has
 // gone. It takes a second at most.
 func (c *Cluster) Close() {
+	c.closing.Store(true)
 	c.stop()
 	c.done.Wait()
 }
@@ -147,19 +158,46 @@ func (c *Cluster) run(s *shard, call redis.Call) (rueidis.RedisMessage, error) {
 func (c *Cluster) count(s *shard, err error) {
 	if err == nil {
 		c.asked.Add(1)
+	} else {
+		c.failed.Add(1)
+	}
+	if !errors.Is(err, redis.ErrAway) { // it answers
 		s.breaker.ok(time.Now())
+		if err != nil {
+			c.complain(time.Now(), err)
+		}
 		return
 	}
-	c.failed.Add(1)
-	if s.breaker.failed(time.Now()) {
-		c.o.Log.Warn("Redis does not answer; limits hold by what each gateway may let in alone", "error", err)
+	if errors.Is(err, redis.ErrBusy) {
+		return // it was not asked
 	}
+	cause := err // or each call would have its err on the heap
+	c.cause.Store(&cause)
+	if s.breaker.failed(time.Now()) {
+		c.o.Log.Warn("Redis does not answer in time; limits hold by what each gateway may let in alone", "error", err)
+	}
+}
+
+// complain logs, once in a while, that there are keys that cannot be counted: somebody
+// else has put something in their place.
+func (c *Cluster) complain(now time.Time, err error) {
+	if c.warns(now) {
+		c.o.Log.Warn("Redis cannot count what it is asked to", "error", err)
+	}
+}
+
+// warns tells whether it is time for a line in the log about what goes on all the time.
+func (c *Cluster) warns(now time.Time) bool {
+	last := c.complained.Load()
+	return now.UnixNano()-last > int64(sweepEvery) && c.complained.CompareAndSwap(last, now.UnixNano())
 }
 
 // Status is how this gateway sees the others, and Redis.
 type Status struct {
 	// State is up, away, or partly when some nodes of a Redis Cluster are away.
 	State string
+	// Err is why, if it is not up.
+	Err error
 	// Latency is what the last beat took.
 	Latency time.Duration
 	// Gateways are those that were there when Redis last told, in the order of their
@@ -185,6 +223,9 @@ func (c *Cluster) Status() Status {
 		Skew: time.Duration(c.skew.Load()), Asked: c.asked.Load(), Failed: c.failed.Load(), DecidedAlone: c.alone.Load(),
 	}
 	st.Place, st.Several = c.Place()
+	if cause := c.cause.Load(); cause != nil && away > 0 {
+		st.Err = *cause
+	}
 	switch away {
 	case 0:
 	case len(c.shards):

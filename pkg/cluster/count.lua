@@ -1,6 +1,8 @@
 -- What admit.lua and settle.lua begin with. It reads what is known of one tag; begin brings that up
 -- to date, and save writes what has changed. Until begin nothing is written.
 --
+-- Gateways of several versions use the same keys: who changes what stands in one gives it another name.
+--
 -- Numbers are doubles: whole ones are exact up to 2^53. Starts of terms are Unix nanoseconds, which
 -- are more, so they are strings of 20 digits, and compared as such.
 local time = redis.call('TIME')
@@ -10,7 +12,7 @@ local LEVELS, LEASES, TERM = KEYS[1], KEYS[2], KEYS[3]
 local ttl, tokenEach = tonumber(ARGV[1]), tonumber(ARGV[2]) -- ms, ns
 local asked, askedEnd, node, published = ARGV[3], tonumber(ARGV[4]), 'n:' .. ARGV[5], tonumber(ARGV[6])
 
-local IDLE = 120000        -- ms that levels and leases are kept longer than they matter
+local IDLE = string.find(LEVELS, '{client', 1, true) and 1000 or 120000        -- ms that levels and leases are kept longer than they matter
 local LONGEST = 2764800000 -- ms, 32 days: a longer debt is forgotten when nobody comes for so long
 local LATE = 172800000     -- ms, 2 days that a term is kept for gateways whose clock is behind
 local AHEAD = 60000000     -- µs that a term may begin later than this clock says
@@ -108,8 +110,15 @@ local function put(member)
   changed, listed = true, true -- if only in how long it is kept
 end
 
+-- A gateway that did not get its answer names the term that it asked for, which may not be the one
+-- that its lease counts in.
 local function drop(member)
-  if redis.call('ZREM', LEASES, member) == 1 then
+  local there = redis.call('ZREM', LEASES, member)
+  if there == 0 and start then
+    member = string.sub(member, 1, -#start - 1) .. start
+    there = redis.call('ZREM', LEASES, member)
+  end
+  if there == 1 then
     leases = leases - 1
     count(member, -1)
   end

@@ -63,7 +63,7 @@ const (
 	// A take waits for two fetches, and for more only if they are fast: units came, and
 	// others took them.
 	leastRounds, mostRounds = 2, 10
-	enoughTime              = int64(10 * time.Millisecond)
+	enoughTime              = int64(50 * time.Millisecond)
 )
 
 // newStock has nothing yet. run runs a script in Redis, and is back within the time that

@@ -7,6 +7,7 @@ local want, ttl = tonumber(ARGV[3]), tonumber(ARGV[4])          -- units, µs
 local debt = tonumber(ARGV[5])                                  -- units that were used without asking
 local unused, drawn = tonumber(ARGV[6]), tonumber(ARGV[7])      -- units, and of which draw at the earliest
 
+-- As in count.lua, another layout needs another name of the key.
 local LAYOUT, SIZE = '<ddddddd', 56
 local IDLE = 120000        -- ms that the bucket is kept longer than it matters
 local LONGEST = 2764800000 -- ms, 32 days

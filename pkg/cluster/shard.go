@@ -17,6 +17,7 @@ type shard struct {
 	breaker breaker
 	told    atomic.Bool  // Redis has been told everything once
 	stale   atomic.Bool  // it may have missed something
+	lost    atomic.Bool  // it is not what it was: it has lost something, or found it again
 	swept   atomic.Int64 // when it was last told everything, Unix ns
 	ahead   atomic.Int64 // µs that Redis's clock is ahead of ticks, at least
 
@@ -25,13 +26,24 @@ type shard struct {
 	runID string // of the server that had it
 	good  int    // beats in a row that were answered
 
-	owed []owed // the worker's: members that are to be removed
+	// The worker's: members that are to be removed, and those that were, as long as one
+	// that takes Redis's place may have them.
+	owed, removed []owed
 }
 
 // owed is a member that may be in Redis and should not.
 type owed struct {
 	tag, member string
 	since       time.Time
+}
+
+// without is all but the oldest, so that there is room for one more, and none is over by
+// itself before the time.
+func without(all []owed, before time.Time) []owed {
+	for len(all) > 0 && (len(all) >= mostOwed || all[0].since.Before(before)) {
+		all = all[1:]
+	}
+	return all
 }
 
 // newShard is the i-th of n.

@@ -14,6 +14,8 @@ const (
 	// asked again: long enough for all gateways to have told it what they let in
 	// meanwhile.
 	steady = 4
+	// clockJump is by how much the clock of Redis has been set, in µs, for it to matter.
+	clockJump = int64(time.Second / time.Microsecond)
 	// sweepEvery is how often Redis is told everything, should anything be amiss.
 	sweepEvery = time.Minute
 )
@@ -71,6 +73,7 @@ func (c *Cluster) beats() []*beatAnswer {
 		}
 		if r.Err != nil {
 			s.good = 0
+			c.cause.Store(&r.Err)
 			if !s.away() {
 				c.count(s, r.Err)
 			}
@@ -90,12 +93,19 @@ func (c *Cluster) beats() []*beatAnswer {
 // was told.
 func (c *Cluster) heard(s *shard, a *beatAnswer) {
 	now := time.Now()
-	s.ahead.Store(a.now - ticks(now))
+	ahead := a.now - ticks(now)
+	if jump := ahead - s.ahead.Swap(ahead); s.beat > 0 && (jump > clockJump || jump < -clockJump) {
+		s.stale.Store(true) // leases end by its clock
+	}
 	if s == c.shards[0] {
 		c.skew.Store(int64(now.Sub(time.UnixMicro(a.now))))
 	}
+	if s.beat > 0 && a.before > s.beat+1 && c.warns(now) {
+		c.o.Log.Error("another gateway has the node id of this one: its data_dir is a copy of this one's; give each a directory of its own, else what they use is counted once", "node", c.o.Self.Node)
+	}
 	if s.beat > 0 && (a.runID != s.runID || a.before < s.beat) {
 		c.o.Log.Warn("Redis has forgotten what it was told, or is another one; it is told anew", "part", s.tag)
+		s.lost.Store(true)
 		s.stale.Store(true)
 	}
 	if now.UnixNano()-s.swept.Load() > int64(sweepEvery) {
@@ -116,7 +126,7 @@ func (c *Cluster) meet(all []Gateway, now time.Time) {
 	} else if c.fewer.IsZero() {
 		c.fewer = now
 	} else if now.Sub(c.fewer) > believed {
-		several = len(all)
+		several, c.fewer = len(all), time.Time{}
 	}
 	for i := range all {
 		if all[i].Node == c.o.Self.Node {

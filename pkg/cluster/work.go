@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"encoding/hex"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/admit"
@@ -16,6 +18,8 @@ const (
 	// timeouts of a request: nobody waits for them.
 	batch    = 50
 	patience = 10
+	// termMemory is how long a term that is over is told of: as long as Redis keeps it.
+	termMemory = 48 * time.Hour
 	// mostOwed bounds what is remembered of a Redis that is away.
 	mostOwed = 100_000
 )
@@ -44,18 +48,17 @@ func (c *Cluster) work(ctx context.Context) {
 // settle tells all that is in the post by now.
 func (c *Cluster) settle() {
 	for e := c.events.take(); e != nil; {
-		var some []*event
-		for ; e != nil && len(some) < batch; e = e.next {
-			some = append(some, e)
+		c.some = c.some[:0]
+		for ; e != nil && len(c.some) < batch; e = e.next {
+			c.some = append(c.some, e)
 		}
-		c.tell(some)
+		c.tell(c.some)
 	}
 }
 
 // tell sends some events. What does not arrive is made up for by a resync.
 func (c *Cluster) tell(some []*event) {
-	calls := make([]redis.Call, 0, len(some))
-	of := make([]told, 0, len(some))
+	calls, of := c.calls[:0], c.of[:0]
 	for _, e := range some {
 		t := e.apply(c)
 		if t.shard.away() {
@@ -64,10 +67,13 @@ func (c *Cluster) tell(some []*event) {
 		}
 		calls, of = append(calls, t.what.call(c.o.Prefix)), append(of, t)
 	}
+	c.calls, c.of = calls, of
 	for i, r := range c.runAll(calls) {
 		c.count(of[i].shard, r.Err)
-		if r.Err != nil {
+		if errors.Is(r.Err, redis.ErrAway) {
 			c.miss(&of[i])
+		} else {
+			of[i].removed()
 		}
 	}
 	for _, e := range some {
@@ -104,10 +110,19 @@ func (e *event) apply(c *Cluster) told {
 func (c *Cluster) miss(t *told) {
 	s := t.shard
 	s.stale.Store(true)
-	if m := t.what.lease; m != "" && m != t.what.keep && len(s.owed) < mostOwed {
-		s.owed = append(s.owed, owed{t.what.tag, m, time.Now()})
+	if t.removes() {
+		s.owed = append(without(s.owed, time.Time{}), owed{t.what.tag, t.what.lease, time.Now()})
 	}
 }
+
+// removed notes that Redis has been told to remove a member.
+func (t *told) removed() {
+	if s, now := t.shard, time.Now(); t.removes() {
+		s.removed = append(without(s.removed, now.Add(-leaseTime)), owed{t.what.tag, t.what.lease, now})
+	}
+}
+
+func (t *told) removes() bool { return t.what.lease != "" && t.what.lease != t.what.keep }
 
 // renew prolongs the leases that need it.
 func (c *Cluster) renew(now time.Time) {
@@ -155,11 +170,12 @@ func (c *Cluster) resync(r resync) {
 	ok := true
 	more := func(call redis.Call) bool {
 		if some = append(some, call); len(some) == batch {
-			ok, some = c.tellAll(some), some[:0]
+			ok, some = c.tellAll(s, some), some[:0]
 			if !s.away() {
 				c.settle() // somebody may wait for it
 			}
 		}
+		ok = ok && !c.closing.Load()
 		return ok
 	}
 	c.leases.Range(func(_ uint64, l *lease) bool {
@@ -170,42 +186,70 @@ func (c *Cluster) resync(r resync) {
 		return more(t.what.call(c.o.Prefix))
 	})
 	if ok && s.away() {
-		c.o.Debts(func(d admit.Debt) bool { return c.shardOf(d.Tag) != s || more((*debt)(&d).call(c.o.Prefix)) })
+		ok = c.tellDebts(s)
 	}
 	if ok {
 		c.o.Accounts(func(id [8]byte, t *quota.Term) bool {
 			tag := hex.EncodeToString(id[:])
-			if t.Own() == 0 || c.shardOf(tag) != s {
+			if c.shardOf(tag) != s || t.End < time.Now().Add(-termMemory).UnixNano() {
 				return true
 			}
 			what := settlement{tag: tag, quota: quotaOf(t, c.o.Self.Node)}
 			return more(what.call(c.o.Prefix))
 		})
 	}
-	if !ok || !c.tellAll(some) {
+	if !ok || !c.tellAll(s, some) {
 		s.stale.Store(true)
 		return
 	}
 	s.swept.Store(time.Now().UnixNano())
 	if r.open {
-		s.told.Store(true)
+		if s.told.Swap(true) && s.breaker.open() {
+			c.o.Log.Info("Redis is asked again; it has been told what it missed", "part", s.tag)
+		}
 		s.breaker.close()
 		c.ready.Do(func() { close(c.first) })
 	}
 }
 
+// tellDebts says what was let in without it.
+func (c *Cluster) tellDebts(s *shard) bool {
+	var some []redis.Call
+	var told []func()
+	send := func() bool {
+		if !c.tellAll(s, some) {
+			return false
+		}
+		for _, done := range told {
+			done()
+		}
+		some, told = some[:0], told[:0]
+		return true
+	}
+	ok := true
+	c.o.Debts(func(d admit.Debt, done func()) bool {
+		if c.shardOf(d.Tag) == s {
+			some, told = append(some, (*debt)(&d).call(c.o.Prefix)), append(told, done)
+		}
+		ok = len(some) < batch || send()
+		return ok
+	})
+	return ok && send()
+}
+
 // tellOwed removes the members that should not be there.
 func (c *Cluster) tellOwed(s *shard) bool {
+	if s.lost.Swap(false) { // a replica that lagged has them
+		s.owed = slices.Concat(s.removed, s.owed)
+	}
 	for len(s.owed) > 0 {
 		n := min(batch, len(s.owed))
 		var some []redis.Call
 		for _, o := range s.owed[:n] {
-			if time.Since(o.since) < 2*leaseTime { // else it is over by itself
-				what := settlement{tag: o.tag, lease: o.member}
-				some = append(some, what.call(c.o.Prefix))
-			}
+			what := settlement{tag: o.tag, lease: o.member}
+			some = append(some, what.call(c.o.Prefix))
 		}
-		if !c.tellAll(some) {
+		if !c.tellAll(s, some) {
 			return false
 		}
 		s.owed = s.owed[n:]
@@ -214,15 +258,13 @@ func (c *Cluster) tellOwed(s *shard) bool {
 }
 
 // tellAll is false when one of them did not arrive.
-func (c *Cluster) tellAll(calls []redis.Call) bool {
+func (c *Cluster) tellAll(s *shard, calls []redis.Call) bool {
+	all := true
 	for _, r := range c.runAll(calls) {
-		if r.Err != nil {
-			c.failed.Add(1)
-			return false
-		}
-		c.asked.Add(1)
+		c.count(s, r.Err)
+		all = all && !errors.Is(r.Err, redis.ErrAway)
 	}
-	return true
+	return all
 }
 
 func (c *Cluster) runAll(calls []redis.Call) []redis.Result {
