@@ -225,7 +225,7 @@ func TestEveryErrorIsExplained(t *testing.T) {
 		openai.NotServed("", ""), openai.ResponseNotFound(""), openai.MethodNotAllowed("", ""),
 		openai.RequestTimeout(), openai.BodyTooLarge(0), openai.UnsupportedMedia(), openai.UnsupportedForm(),
 		openai.HeadersTooLarge(), openai.Overloaded(time.Second), openai.Unavailable("", 0),
-		openai.ShuttingDown(), openai.BadGateway(), openai.GatewayTimeout(), openai.Internal(),
+		openai.ShuttingDown(), openai.KeysUnavailable(), openai.BadGateway(), openai.GatewayTimeout(), openai.Internal(),
 		openai.NoKey(), openai.WrongKey(), openai.AddressNotAllowed(), openai.ModelRequired(),
 		openai.GloballyLimited(0), openai.RateLimited("", 0, "", 0), openai.TokensLimited(0, 0, 0),
 		openai.QuotaExceeded(openai.Quota{Exhausted: true}, 0),

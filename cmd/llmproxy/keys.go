@@ -27,7 +27,8 @@ Usage:
 new makes a key and shows it, once: what is kept has its hash only. It is kept where
 the configuration says: in keys.json in the data_dir, or with auth.storage: redis in
 Redis. list shows the keys that are there, and not those of the configuration. revoke
-disables a key, or deletes it. A gateway that runs notices all of that. hash reads a key of your own from standard input, because others could see
+disables a key, or deletes it. A gateway that runs notices all of that. hash
+reads a key of your own from standard input, because others could see
 an argument, and prints what stands for it in the configuration's api_keys.
 
   -config file   the gateway's configuration, for its data_dir or its Redis

@@ -102,8 +102,9 @@ type others struct {
 	alone     atomic.Int64 // when all is back that was taken without the others
 	// parted has the limits by which it counts alone, since when the times in since are
 	// kept: of requests a second, a minute, and tokens; nil: it does not.
-	parted atomic.Pointer[limit.Limits]
-	since  [3]atomic.Int64
+	parted  atomic.Pointer[limit.Limits]
+	since   [3]atomic.Int64
+	refused atomic.Pointer[refused] // nil: nothing of the kind was heard
 }
 
 func (s *state) idle(now int64) bool {
@@ -128,8 +129,8 @@ type Gate struct {
 	answers average // of all
 	models  *xsync.Map[string, *Model]
 
-	shared                Shared // nil: this gateway counts alone
-	onError, quotaOnError Policy
+	shared                Shared        // nil: this gateway counts alone
+	onError, quotaOnError atomic.Uint32 // Policies
 	// As in state, for the global limit.
 	parted atomic.Pointer[limit.Limits]
 	since  atomic.Int64

@@ -3,6 +3,7 @@ package admit
 import (
 	"encoding/hex"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/llmproxy/llmproxy/pkg/limit"
@@ -41,6 +42,8 @@ type Ask struct {
 	Hold    int64          // tokens, of the quota
 	TooMuch bool           // the quota refuses, whatever is left of it
 	Look    bool           // take nothing
+	// Waited says that the request has waited for Global in vain.
+	Waited bool
 }
 
 // wants tells whether anything is to be asked at all.
@@ -97,14 +100,21 @@ func ParsePolicy(s string) (p Policy, ok bool) {
 	return 0, false
 }
 
-// Share has the gate ask s, and do as the policies say while that cannot be asked. It
-// is called before the first request.
-func (g *Gate) Share(s Shared, onError, quotaOnError Policy) {
-	g.shared, g.onError, g.quotaOnError = s, onError, quotaOnError
+// Share has the gate ask s. It is called before the first request.
+func (g *Gate) Share(s Shared) {
+	g.shared = s
 	for i := range g.overflow {
 		g.overflow[i].others = &others{tag: "overflow" + strconv.Itoa(i)}
 	}
 }
+
+// OnError says what limits, and quotas, do while Shared cannot be asked.
+func (g *Gate) OnError(limits, quotas Policy) {
+	g.onError.Store(uint32(limits))
+	g.quotaOnError.Store(uint32(quotas))
+}
+
+func (g *Gate) policy(of *atomic.Uint32) Policy { return Policy(of.Load()) }
 
 // tag is by what other gateways know an identity: a key by its id.
 func tag(who Identity, known bool) string {
@@ -141,7 +151,7 @@ func (g *Gate) enterShared(t *Ticket, r *Request) (Refusal, bool) {
 	}
 	var lease Lease
 	if a.by == None {
-		lease = g.ask(&a, r, rates, &limits)
+		lease = g.ask(&a, r, rates, all.failed, &limits)
 	}
 	if a.by != None {
 		a.undo(&limits, r.Term)
@@ -157,8 +167,8 @@ func (g *Gate) enterShared(t *Ticket, r *Request) (Refusal, bool) {
 
 // ask takes what gateways count together. limits becomes what the attempt was held
 // against.
-func (g *Gate) ask(a *attempt, r *Request, rates bool, limits *limit.Limits) Lease {
-	q := Ask{Tag: a.state.tag, Tokens: a.tokens, Account: r.Account, Term: r.Term, Quota: r.Quota, TooMuch: r.tooMuch(a.tokens)}
+func (g *Gate) ask(a *attempt, r *Request, rates, waited bool, limits *limit.Limits) Lease {
+	q := Ask{Tag: a.state.tag, Tokens: a.tokens, Account: r.Account, Term: r.Term, Quota: r.Quota, TooMuch: r.tooMuch(a.tokens), Waited: waited}
 	if rates {
 		q.Limits = r.Limits
 	}
@@ -166,6 +176,10 @@ func (g *Gate) ask(a *attempt, r *Request, rates bool, limits *limit.Limits) Lea
 		q.Hold = r.Term.Held(a.tokens, r.Quota)
 	}
 	if !q.wants() {
+		return nil
+	}
+	if f := a.state.refused.Load(); f != nil && f.limits == r.Limits && a.now < f.until {
+		a.refuse(f.by, time.Duration(f.until-a.now))
 		return nil
 	}
 	var w Answer
@@ -180,6 +194,9 @@ func (g *Gate) ask(a *attempt, r *Request, rates bool, limits *limit.Limits) Lea
 	if r.Term = q.Term; w.By != None {
 		a.tooMuch, a.exhausted = q.TooMuch, w.Exhausted
 		a.refuse(w.By, w.Wait)
+		if w.By == PerSecond || w.By == PerMinute {
+			a.state.refused.Store(&refused{r.Limits, w.By, a.now + int64(w.Wait)})
+		}
 		hear(a.state, a.state.slots.Len()-1, q.Term, a.now, q.Limits, &w)
 		return nil
 	}
@@ -193,6 +210,14 @@ func (g *Gate) ask(a *attempt, r *Request, rates bool, limits *limit.Limits) Lea
 	}
 	hear(a.state, a.state.slots.Len(), q.Term, a.now, q.Limits, &w)
 	return w.Lease
+}
+
+// refused is what was heard of a rate that is used up: nothing of it comes back before
+// its time, whoever asks, so that asking again is of no use.
+type refused struct {
+	limits *limit.Limits
+	by     Limit
+	until  int64
 }
 
 // hear takes over what an answer tells; here are the requests under way at this gateway.
@@ -219,7 +244,7 @@ func hear(s *state, here int64, t *quota.Term, now int64, l *limit.Limits, w *An
 func (g *Gate) decide(a *attempt, r *Request, rates bool, limits *limit.Limits) {
 	place, several := g.shared.Place()
 	if rates && *r.Limits != (limit.Limits{}) {
-		switch g.onError {
+		switch g.policy(&g.onError) {
 		case Closed:
 			a.refuse(Store, slotWait)
 		case Open: // nothing is taken
@@ -236,10 +261,11 @@ func (g *Gate) decide(a *attempt, r *Request, rates bool, limits *limit.Limits) 
 	if r.Term == nil {
 		return
 	}
-	switch a.tooMuch = r.tooMuch(a.tokens); {
-	case g.quotaOnError == Closed && r.Quota > 0:
+	a.tooMuch = r.tooMuch(a.tokens)
+	switch onError := g.policy(&g.quotaOnError); {
+	case onError == Closed && r.Quota > 0:
 		a.refuse(Store, slotWait)
-	case g.quotaOnError == Open && !a.tooMuch:
+	case onError == Open && !a.tooMuch:
 		a.quota, a.quotaHeld = true, r.Term.Held(a.tokens, r.Quota)
 		r.Term.Hold(a.quotaHeld)
 	default:
@@ -249,12 +275,13 @@ func (g *Gate) decide(a *attempt, r *Request, rates bool, limits *limit.Limits) 
 
 // part notes what is owed at the moment when s begins to count alone, by its share.
 func (s *state) part(now int64, l, share *limit.Limits) {
-	if s.parted.Load() != nil || !s.parted.CompareAndSwap(nil, l) {
+	if s.parted.Load() != nil {
 		return
 	}
 	s.since[0].Store(s.perSecond.Due(now, share.PerSecond))
 	s.since[1].Store(s.perMinute.Due(now, share.PerMinute))
 	s.since[2].Store(s.tokens.Due(now, share.Tokens))
+	s.parted.CompareAndSwap(nil, l)
 }
 
 // Debt is what this gateway has let in of somebody's rates while nobody could be asked,
@@ -268,13 +295,13 @@ type Debt struct {
 // Everybody is the Tag of the global limit.
 const Everybody = "global"
 
-// Debts calls f with what was not told yet, until f is false.
-func (g *Gate) Debts(at time.Time, f func(Debt) bool) {
+// Debts calls f with what was not told yet, until f is false. What is told counts as
+// such once told is called, which f may leave to a later time; else it comes again.
+func (g *Gate) Debts(at time.Time, f func(d Debt, told func()) bool) {
 	now, more := g.clock(at), true
 	if l := g.parted.Load(); l != nil {
 		units, until := g.global.Debt(now, g.since.Load())
-		g.since.Store(until)
-		more = units == 0 || f(Debt{Tag: Everybody, Limits: l, Second: units})
+		more = units == 0 || f(Debt{Tag: Everybody, Limits: l, Second: units}, func() { g.since.Store(until) })
 	}
 	if !more {
 		return
@@ -290,20 +317,23 @@ func (g *Gate) Debts(at time.Time, f func(Debt) bool) {
 	}
 }
 
-func (s *state) debt(now int64, f func(Debt) bool) bool {
+func (s *state) debt(now int64, f func(d Debt, told func()) bool) bool {
 	d := Debt{Tag: s.tag, Limits: s.parted.Load()}
 	if d.Limits == nil {
 		return true
 	}
-	for i, of := range []struct {
-		debt  func(now, since int64) (units, until int64)
-		units *int64
-	}{{s.perSecond.Debt, &d.Second}, {s.perMinute.Debt, &d.Minute}, {s.tokens.Debt, &d.Tokens}} {
-		var until int64
-		*of.units, until = of.debt(now, s.since[i].Load())
-		s.since[i].Store(until)
+	var until [len(s.since)]int64
+	d.Second, until[0] = s.perSecond.Debt(now, s.since[0].Load())
+	d.Minute, until[1] = s.perMinute.Debt(now, s.since[1].Load())
+	d.Tokens, until[2] = s.tokens.Debt(now, s.since[2].Load())
+	if d.Second == 0 && d.Minute == 0 && d.Tokens == 0 {
+		return true
 	}
-	return d.Second == 0 && d.Minute == 0 && d.Tokens == 0 || f(d)
+	return f(d, func() {
+		for i := range until {
+			s.since[i].Store(until[i])
+		}
+	})
 }
 
 // tookAlone notes until when any of what s has taken is owed.
@@ -329,8 +359,9 @@ func (a *attempt) takeQuotaShare(r *Request, place, several int) {
 
 // globally is where one of the requests of all was taken.
 type globally struct {
-	there bool       // by Shared
-	here  limit.Rate // by this gateway, in that rate; zero: not
+	failed bool       // Shared could not be asked
+	there  bool       // by Shared
+	here   limit.Rate // by this gateway, in that rate; zero: not
 }
 
 // takeShared takes one of the requests of all.
@@ -348,7 +379,8 @@ func (g *Gate) takeShared(all *globally, at time.Time, now int64, r limit.Rate) 
 		}
 		return None, 0
 	}
-	switch g.onError {
+	all.failed = true
+	switch g.policy(&g.onError) {
 	case Closed:
 		return Store, slotWait
 	case Open:
@@ -358,8 +390,9 @@ func (g *Gate) takeShared(all *globally, at time.Time, now int64, r limit.Rate) 
 	// What was taken here counts besides, also before the last time that somebody could
 	// be asked: they were not told.
 	g.global.Set(now, part, wait, true)
-	if g.parted.Load() == nil && g.parted.CompareAndSwap(nil, &limit.Limits{PerSecond: r}) {
+	if g.parted.Load() == nil {
 		g.since.Store(g.global.Due(now, part))
+		g.parted.CompareAndSwap(nil, &limit.Limits{PerSecond: r})
 	}
 	if wait := g.global.Take(now, part, 1); wait > 0 {
 		return Global, wait

@@ -31,7 +31,8 @@ func (y *yes) Admit(q *admit.Ask, r *admit.Answer) bool {
 // asking is of a store that is there, or not.
 func sharing(t testing.TB, y *yes) (*admit.Gate, *admit.Request) {
 	g, account := newGate(), new(quota.Account)
-	g.Share(y, admit.LocalShare, admit.LocalShare)
+	g.Share(y)
+	g.OnError(admit.LocalShare, admit.LocalShare)
 	l := &limit.Limits{PerSecond: limit.PerSecond(1e9, 0), PerMinute: limit.PerMinute(1e11), Tokens: limit.PerMinute(1e12), Concurrent: 100}
 	r := asking(1, 0, l, 100)
 	r.Global, r.Quota, r.Account = limit.PerSecond(1e9, 0), 1e15, account

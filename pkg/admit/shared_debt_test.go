@@ -11,8 +11,9 @@ import (
 
 // debts are what a gateway would tell, the first so many.
 func debts(g *admit.Gate, most int) (all []admit.Debt) {
-	g.Debts(at(2*time.Microsecond), func(d admit.Debt) bool {
+	g.Debts(at(2*time.Microsecond), func(d admit.Debt, told func()) bool {
 		all = append(all, d)
+		told()
 		return len(all) < most
 	})
 	for i := range all {
@@ -69,7 +70,8 @@ func TestDebtsAreToldOnce(t *testing.T) {
 func TestDebtsOfTheOverflow(t *testing.T) {
 	together := newSite(1, true, admit.LocalShare, admit.LocalShare)
 	g := admit.New(birth, 1)
-	g.Share(together.stores[0], admit.LocalShare, admit.LocalShare)
+	g.Share(together.stores[0])
+	g.OnError(admit.LocalShare, admit.LocalShare)
 	together.become(away)
 	for i := range 2 {
 		enter(t, g, stranger(i, 1)).Leave(at(1))
@@ -77,5 +79,30 @@ func TestDebtsOfTheOverflow(t *testing.T) {
 	got := debts(g, 9)
 	if len(got) != 2 || got[0].Minute != 1 || got[1].Minute != 1 || got[0].Tag == got[1].Tag {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A debt that did not arrive was forgotten, and so was one that was looked at for another
+// part of the store.
+func TestADebtThatWasNotToldComesAgain(t *testing.T) {
+	together := newSite(2, true, admit.LocalShare, admit.LocalShare)
+	together.become(away)
+	g := together.gates[0]
+	enter(t, g, asking(1, 0, &limit.Limits{PerSecond: limit.Rate{Each: time.Second, Burst: 10}}, 50))
+	for range 2 {
+		n := 0
+		g.Debts(at(2*time.Microsecond), func(d admit.Debt, _ func()) bool {
+			n += int(d.Second)
+			return true
+		})
+		if n != 1 {
+			t.Errorf("%d requests are owed, want 1", n)
+		}
+	}
+	if got := debts(g, 9); len(got) != 1 {
+		t.Errorf("%v is owed", got)
+	}
+	if got := debts(g, 9); len(got) != 0 {
+		t.Errorf("%v is owed after it was told", got)
 	}
 }

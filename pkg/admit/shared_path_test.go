@@ -374,7 +374,8 @@ func TestTheOverflowIsCountedTogether(t *testing.T) {
 	together := newSite(2, true, admit.LocalShare, admit.LocalShare)
 	for i := range together.gates {
 		together.gates[i] = admit.New(birth, 1)
-		together.gates[i].Share(together.stores[i], admit.LocalShare, admit.LocalShare)
+		together.gates[i].Share(together.stores[i])
+		together.gates[i].OnError(admit.LocalShare, admit.LocalShare)
 		enter(t, together.gates[i], stranger(i, 0))
 	}
 	first := stranger(2, 0)

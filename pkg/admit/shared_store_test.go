@@ -331,7 +331,8 @@ func (s *store) become(m mood) {
 }
 
 // owe counts what a gateway let in alone.
-func (s *store) owe(d admit.Debt) bool {
+func (s *store) owe(d admit.Debt, told func()) bool {
+	told()
 	if d.Tag == admit.Everybody {
 		s.global.add(s.now, d.Limits.PerSecond, d.Second)
 		return true
@@ -355,7 +356,8 @@ func newSite(n int, rates bool, onError, quotaOnError admit.Policy) *site {
 	for i := range n {
 		s.gates = append(s.gates, newGate())
 		s.stores = append(s.stores, &store{common: s.common, rates: rates, place: i, several: n, gate: s.gates[i], tells: true})
-		s.gates[i].Share(s.stores[i], onError, quotaOnError)
+		s.gates[i].Share(s.stores[i])
+		s.gates[i].OnError(onError, quotaOnError)
 	}
 	return s
 }

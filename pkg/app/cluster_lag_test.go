@@ -6,8 +6,26 @@ import (
 	"time"
 )
 
-// stretch is a part of the time of a load.
-type stretch struct{ from, to time.Duration }
+// clusterStretch is a part of the time of a load, in which 1 % of the requests may
+// take so much longer than before.
+type clusterStretch struct {
+	name     string
+	from, to time.Duration
+	added    time.Duration
+}
+
+// judge compares it with the time before, unless this machine was busy with something
+// else: a request is in the hands of four processes.
+func (w clusterStretch) judge(t *testing.T, calls []clusterCall, lag *clusterLag, before clusterStretch) {
+	t.Helper()
+	at := func(q float64, w clusterStretch) time.Duration { return quantile(calls, q, w.from, w.to) }
+	noise := max(lag.worst(w), lag.worst(before))
+	t.Logf("%s: p50 %v p99 %v, before p50 %v p99 %v; the machine stood still for up to %v",
+		w.name, at(0.5, w), at(0.99, w), at(0.5, before), at(0.99, before), noise)
+	if noise < 20*time.Millisecond && at(0.99, w) > at(0.99, before)+w.added+4*noise {
+		t.Errorf("%s 1 %% of the requests took %v, %v before", w.name, at(0.99, w), at(0.99, before))
+	}
+}
 
 // clusterLag watches how late this process wakes up: so late may a request be for
 // want of a processor.
@@ -38,15 +56,14 @@ func startLag(t *testing.T) *clusterLag {
 	return l
 }
 
-func (l *clusterLag) stop() *clusterLag {
+func (l *clusterLag) stop() {
 	select {
 	case <-l.end:
 	default:
 		close(l.end)
 	}
 	l.work.Wait()
-	return l
 }
 
 // worst is the most in a stretch of time.
-func (l *clusterLag) worst(w stretch) time.Duration { return quantile(l.late, 1, w.from, w.to) }
+func (l *clusterLag) worst(w clusterStretch) time.Duration { return quantile(l.late, 1, w.from, w.to) }

@@ -65,7 +65,7 @@ func (s *clusterSite) on(t *testing.T) *clusterSite {
 // something else.
 func (s *clusterSite) decidedTogether() {
 	s.t.Helper()
-	if alone, panics := s.sum("llmproxy_decided_alone_total"), s.sum("llmproxy_panics_total"); alone != 0 || panics != 0 {
+	if alone, panics := s.sum(clusterAlone), s.sum("llmproxy_panics_total"); alone != 0 || panics != 0 {
 		s.t.Errorf("%v requests were decided without Redis; %v panics", alone, panics)
 	}
 }

@@ -37,10 +37,10 @@ func TestClusterNodesFailOver(t *testing.T) {
 	nodes := redistest.StartCluster(t, 3, 1)
 	s := startCluster(t, clusterPlan{at: fmt.Sprintf("addr: %q, mode: cluster", strings.Join(nodes.Addrs(), ", "))})
 	s.nodes = nodes
-	steady := clusterPrefix + "{gateways}" // whichever has it
+	of := func(s *clusterSite) *redistest.Server { return nodes.Master(clusterPrefix + "{" + s.hot.ID + "}:b") }
 	clusterFault{
-		begin: func(*clusterSite) { nodes.Master(steady).Kill() },
-		end:   func(*clusterSite) { nodes.Master(steady) },
+		begin: func(s *clusterSite) { of(s).Kill() },
+		end:   func(s *clusterSite) { of(s) },
 		over:  clusterShare,
 	}.strike(s)
 }

@@ -25,6 +25,7 @@ type clusterSite struct {
 	wire     *redistest.Proxy  // between the gateways and redis
 	engines  []*apptest.Engine
 	gateways []*clusterGateway
+	hot      clusterKey // that a clusterFault watches
 }
 
 // clusterGateway is one of them.
@@ -292,7 +293,7 @@ func (s *clusterSite) differs(b clusterBooks) string {
 	}
 	for i, g := range s.gateways {
 		if u := quotaOf(s.t, limitKey{g.addr, b.k.Key}); u.Used != want || u.Reserved != 0 && !b.lingers {
-			return fmt.Sprintf("in the journals are %d tokens, gateway %d tells of %d, and %d reserved", want, i, u.Used, u.Reserved)
+			return fmt.Sprintf("in the journals are %d tokens, gateway %d tells of %d, and %d reserved, llmproxy_redis_up %v", want, i, u.Used, u.Reserved, g.metric("llmproxy_redis_up"))
 		}
 	}
 	return ""

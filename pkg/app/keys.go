@@ -90,6 +90,9 @@ func (k *keys) openRedis(ctx context.Context, c *config.Config, s *sharing, at *
 		return err
 	}
 	k.store = k.redis
+	if file, err := keystore.OpenFile(c.DataDir, o.wallClock()); err == nil && len(file.Keys()) > 0 {
+		o.Log.Warn("the keys in the keys file are not used: auth.storage is redis", "file", file.Path(), "keys", len(file.Keys()))
+	}
 	k.following.Go(func() { k.redis.Run(ctx) })
 	await(client, first)
 	if st := k.redis.State(); !st.Complete {
@@ -182,6 +185,7 @@ func (k *keys) apply() error {
 	k.ring.Store(ring)
 	if k.asked {
 		k.gateway.SetKeys(ring)
+		k.gateway.SetKeyless(k.redis != nil && k.redis.State().Source == "none")
 	}
 	k.behind.Store(false)
 	return nil

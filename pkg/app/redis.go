@@ -9,9 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -27,7 +27,7 @@ import (
 )
 
 // redisParts is into how many parts a Redis Cluster can fail, at most.
-const redisParts = 16
+const redisParts = 64
 
 // openRedis begins to keep a connection. A Redis that is away is no error.
 func openRedis(r *config.Redis, log *slog.Logger) (*redis.Client, error) {
@@ -108,6 +108,7 @@ type sharing struct {
 	cluster *cluster.Cluster // nil: it counts alone
 	at      *config.Redis    // of the cluster
 	node    string           // of this gateway
+	shared  atomic.Bool      // the gateway counts with others
 	stop    context.CancelFunc
 }
 
@@ -161,6 +162,9 @@ func (a *App) openSharing(c *config.Config) error {
 		s.at = keys
 	}
 	client, err := s.client(s.at)
+	if err == nil && keys != nil {
+		_, err = s.client(keys)
+	}
 	if err != nil {
 		return err
 	}
@@ -168,30 +172,43 @@ func (a *App) openSharing(c *config.Config) error {
 	if s.at.Mode == string(redis.Cluster) {
 		parts = redisParts
 	}
+	place, several := recallGateways(c.DataDir)
 	self := a.self()
 	s.node = self.Node
 	waits := a.stats.Waits("llmproxy_redis_wait_seconds")
 	s.cluster = cluster.New(cluster.Options{
 		Redis: client, Prefix: s.at.Prefix, Timeout: time.Duration(s.at.Timeout), Self: self, Digest: a.digest.Load,
-		Several: recallGateways(c.DataDir), Rates: limits != nil, Parts: parts, Observe: func(d time.Duration) { waits.Update(d.Seconds()) }, Log: a.log,
-		Debts:    a.gateway.Debts,
+		Place: place, Several: several, Rates: limits != nil, Parts: parts, Observe: func(d time.Duration) { waits.Update(d.Seconds()) }, Log: a.log,
+		Debts: func(f func(d admit.Debt, told func()) bool) {
+			if s.shared.Load() {
+				a.gateway.Debts(f)
+			}
+		},
 		Accounts: func(f func(id [8]byte, t *quota.Term) bool) { a.gateway.Book().Each(f) },
 	})
-	onError, _ := admit.ParsePolicy(c.RateLimit.OnStoreError)
-	quotaOnError, _ := admit.ParsePolicy(c.Auth.OnStoreError)
-	a.gateway.Share(s.cluster, onError, quotaOnError)
+	a.gateway.Share(s.cluster)
+	a.setPolicies(c)
+	s.shared.Store(true)
 	if a.records != nil {
 		a.records.cluster.Store(s.cluster)
 	}
 	s.register(a.stats)
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
-	go s.check(ctx)
+	go s.check(ctx, maps.Clone(s.clients))
 	go s.remember(ctx, c.DataDir)
 	if !await(client, s.cluster.Ready()) {
-		a.log.Warn("Redis does not answer; the gateway starts without it, and limits hold by its share", "redis", redisPlace(s.at))
+		a.log.Warn("Redis does not answer; the gateway starts without it, and limits hold by its share",
+			"redis", redisPlace(s.at), "error", s.cluster.Status().Err)
 	}
 	return nil
+}
+
+// setPolicies puts in force what limits do while Redis cannot be asked.
+func (a *App) setPolicies(c *config.Config) {
+	limits, _ := admit.ParsePolicy(c.RateLimit.OnStoreError) // the configuration has no other names
+	quotas, _ := admit.ParsePolicy(c.Auth.OnStoreError)
+	a.gateway.OnError(limits, quotas)
 }
 
 // self is how this gateway is known to the others.
@@ -212,11 +229,20 @@ func (a *App) self() cluster.Gateway {
 }
 
 // digest is that of a configuration, without what gateways that serve together
-// differ in.
-type digest struct{ text atomic.Pointer[string] }
+// differ in, and with what is in force of what only a restart changes.
+type digest struct {
+	text  atomic.Pointer[string]
+	first *config.Config
+}
 
 func (d *digest) Store(c *config.Config) {
+	if d.first == nil {
+		d.first = c
+	}
 	same := *c
+	same.Redis, same.Auth.Redis, same.RateLimit.Redis = d.first.Redis, d.first.Auth.Redis, d.first.RateLimit.Redis
+	same.Auth.Storage, same.RateLimit.Storage = d.first.Auth.Storage, d.first.RateLimit.Storage
+	same.Auth.Timezone = zone(c.Auth.Location())
 	same.Listen, same.DataDir, same.Region = "", "", ""
 	same.Metrics.Listen, same.Admin.Listen = "", ""
 	text := same.Digest()
@@ -225,10 +251,19 @@ func (d *digest) Store(c *config.Config) {
 
 func (d *digest) Load() string { return *d.text.Load() }
 
+// zone tells one from others in which days begin at other times: that of a machine has
+// no name.
+func zone(l *time.Location) string {
+	year := time.Now().Year()
+	_, winter := time.Date(year, 1, 1, 0, 0, 0, 0, l).Zone()
+	_, summer := time.Date(year, 7, 1, 0, 0, 0, 0, l).Zone()
+	return fmt.Sprint(winter, summer)
+}
+
 // check tells the operator, once, what is amiss with each Redis.
-func (s *sharing) check(ctx context.Context) {
+func (s *sharing) check(ctx context.Context, clients map[config.Redis]*redis.Client) {
 	const every = 5 * time.Second
-	for at, client := range s.clients {
+	for at, client := range clients {
 		for {
 			warnings, err := client.Check(every)
 			for _, w := range warnings {
@@ -246,20 +281,19 @@ func (s *sharing) check(ctx context.Context) {
 	}
 }
 
-// gatewaysFile is in the data directory. It has the number of gateways that there were,
-// for a start without Redis: what one of them may let in alone depends on it.
+// gatewaysFile is in the data directory. It has the place of this gateway and how many
+// there were, for a start without Redis: what one of them may let in alone depends on it.
 const gatewaysFile = "gateways"
 
-func recallGateways(dir string) int {
+func recallGateways(dir string) (place, several int) {
 	text, err := os.ReadFile(filepath.Join(dir, gatewaysFile))
 	if err != nil {
-		return 0
+		return 0, 1
 	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || n < 1 || n > mostGateways {
-		return 0
+	if _, err := fmt.Sscan(string(text), &place, &several); err != nil || place < 0 || place >= several || several > mostGateways {
+		return 0, 1
 	}
-	return n
+	return place, several
 }
 
 const mostGateways = 10_000
@@ -268,15 +302,16 @@ const mostGateways = 10_000
 func (s *sharing) remember(ctx context.Context, dir string) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for known := recallGateways(dir); ; {
+	knownPlace, known := recallGateways(dir)
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if _, n := s.cluster.Place(); n != known {
-			known = n
-			err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, gatewaysFile), []byte(strconv.Itoa(n)+"\n"), 0o600))
+		if place, n := s.cluster.Place(); n != known || place != knownPlace {
+			knownPlace, known = place, n
+			err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, gatewaysFile), fmt.Appendln(nil, place, n), 0o600))
 			if err != nil {
 				s.log.Warn("cannot write how many gateways there are; a start without Redis would not know", "directory", dir, "error", err)
 			}

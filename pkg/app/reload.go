@@ -26,6 +26,9 @@ func (a *App) reload(c *config.Config) error {
 	if c.Auth.Enabled != a.config.Auth.Enabled {
 		return errors.New("auth.enabled: to turn keys on or off takes a restart")
 	}
+	if c.KeyRedis() != nil && a.sharing == nil {
+		return errors.New("auth.storage: redis takes a restart: this gateway shares nothing yet")
+	}
 	secured, err := a.readTLS(c)
 	if err != nil {
 		return err
@@ -59,6 +62,7 @@ func (a *App) reload(c *config.Config) error {
 	a.now.retire(a, next)
 	a.now, a.config = next, c
 	a.digest.Store(c)
+	a.setPolicies(c)
 	a.setAdmin(c)
 	a.setAccessLog(c.Log.Access)
 	return nil
@@ -138,9 +142,7 @@ func (a *App) needRestart(new *config.Config) []string {
 		{"metrics.enabled", old.Metrics.Enabled != new.Metrics.Enabled && ownListener},
 		{"auth.storage", old.Auth.Storage != new.Auth.Storage && a.keys != nil},
 		{"auth.snapshot_max_age", old.Auth.SnapshotMaxAge != new.Auth.SnapshotMaxAge && a.sharing != nil},
-		{"auth.on_store_error", old.Auth.OnStoreError != new.Auth.OnStoreError && a.sharing != nil},
 		{"rate_limit.storage", old.RateLimit.Storage != new.RateLimit.Storage},
-		{"rate_limit.on_store_error", old.RateLimit.OnStoreError != new.RateLimit.OnStoreError && a.sharing != nil},
 		{"redis", old.Redis != new.Redis && a.sharing != nil},
 		{"auth.redis", old.Auth.Redis != new.Auth.Redis && a.sharing != nil},
 		{"rate_limit.redis", old.RateLimit.Redis != new.RateLimit.Redis && a.sharing != nil},

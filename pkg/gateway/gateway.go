@@ -86,6 +86,7 @@ type Gateway struct {
 	forms     map[string]bool   // the paths that take forms
 	bodies    map[string]string // the paths that take a body, by POST or this method
 	draining  atomic.Bool
+	keyless   atomic.Bool // no key that was made at run time is known
 	log       *slog.Logger
 
 	server      *fasthttp.Server
@@ -340,11 +341,16 @@ func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {
 func (g *Gateway) healthz(ctx *fasthttp.RequestCtx) { ctx.SetBodyString("ok\n") }
 
 // readyz tells a load balancer whether to send requests here: not while the
-// gateway drains, nor while no backend is healthy.
+// gateway drains, nor while no backend is healthy, nor before it knows any keys.
 func (g *Gateway) readyz(ctx *fasthttp.RequestCtx) {
 	if g.draining.Load() {
 		ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
 		ctx.SetBodyString("draining\n")
+		return
+	}
+	if g.keyless.Load() {
+		ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
+		ctx.SetBodyString("the keys are not known\n")
 		return
 	}
 	for _, b := range g.View().Table.Backends() {

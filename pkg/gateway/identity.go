@@ -30,18 +30,24 @@ type caller struct {
 // for none.
 func (g *Gateway) SetKeys(ring *auth.Keyring) { g.keys.Store(ring) }
 
+// SetKeyless says that the keys which were made at run time are not known, so that
+// another gateway serves better.
+func (g *Gateway) SetKeyless(keyless bool) { g.keyless.Store(keyless) }
+
 // SetBook makes book where the use of each key is counted. It is called before the
 // server runs.
 func (g *Gateway) SetBook(book *quota.Book) { g.book = book }
 
 // Share has limits and quotas hold over several gateways. It is called before the
 // server runs.
-func (g *Gateway) Share(s admit.Shared, onError, quotaOnError admit.Policy) {
-	g.gate.Share(s, onError, quotaOnError)
-}
+func (g *Gateway) Share(s admit.Shared) { g.gate.Share(s) }
+
+// OnError says what limits, and quotas, do while the gateways cannot hear of each
+// other.
+func (g *Gateway) OnError(limits, quotas admit.Policy) { g.gate.OnError(limits, quotas) }
 
 // Debts calls f with what was let in alone, until f is false.
-func (g *Gateway) Debts(f func(admit.Debt) bool) { g.gate.Debts(time.Now(), f) }
+func (g *Gateway) Debts(f func(d admit.Debt, told func()) bool) { g.gate.Debts(time.Now(), f) }
 
 // Book is where the use of each key is counted.
 func (g *Gateway) Book() *quota.Book { return g.book }
@@ -221,12 +227,12 @@ func (g *Gateway) refusedKey(h *fasthttp.RequestHeader) *openai.Error {
 // refuseByHead answers a request that is refused before its body is read. A key that
 // it tried counts as everywhere.
 func (g *Gateway) refuseByHead(ctx *fasthttp.RequestCtx, err *openai.Error) {
-	if err.Status == fasthttp.StatusUnauthorized {
-		if ring := g.keys.Load(); ring != nil {
-			token, _ := credential(&ctx.Request.Header)
-			now := time.Now()
-			if _, verdict := ring.Find(token, g.wall(now)); verdict != auth.Known {
-				g.stats.AuthFailed(failureOf(verdict, token))
+	if ring := g.keys.Load(); ring != nil && (err.Status == fasthttp.StatusUnauthorized || err.Status == fasthttp.StatusServiceUnavailable) {
+		token, _ := credential(&ctx.Request.Header)
+		now := time.Now()
+		if _, verdict := ring.Find(token, g.wall(now)); verdict != auth.Known {
+			g.stats.AuthFailed(failureOf(verdict, token))
+			if verdict != auth.Unjudged {
 				g.slow(ctx, now)
 			}
 		}
