@@ -15,10 +15,12 @@ import (
 // *rueidis.RedisError.
 var ErrAway = errors.New("redis cannot be asked now")
 
+// ErrBusy says that too much is in flight for one call more; it was not sent, and tells nothing of Redis.
+var ErrBusy = fmt.Errorf("%w: %d calls in flight already", ErrAway, mostInFlight)
+
 var (
 	errNotYet = fmt.Errorf("%w: not connected yet", ErrAway)
 	errLate   = fmt.Errorf("%w: no answer within the deadline", ErrAway)
-	errBusy   = fmt.Errorf("%w: %d calls in flight already", ErrAway, mostInFlight)
 	errClosed = fmt.Errorf("%w: closed", ErrAway)
 )
 
@@ -60,11 +62,14 @@ func (c *Client) read(r rueidis.RedisResult) (rueidis.RedisMessage, error) {
 // one inside a script. Redis before 7 has the latter somewhere in the text, after a dash.
 func refuses(text string) bool {
 	code, _, _ := strings.Cut(text, " ")
-	if refusal(code) {
+	if refusal(code) || strings.HasPrefix(text, forbidden) {
 		return true
 	}
 	if !strings.HasPrefix(text, "Error running script") {
 		return false
+	}
+	if strings.Contains(text, forbidden) {
+		return true
 	}
 	for word := range strings.FieldsSeq(text) {
 		if inner, ok := strings.CutPrefix(word, "-"); ok && refusal(inner) {
@@ -73,6 +78,9 @@ func refuses(text string) bool {
 	}
 	return false
 }
+
+// forbidden is what NOPERM is called inside a script.
+const forbidden = "The user executing the script can't "
 
 func refusal(code string) bool {
 	switch code {

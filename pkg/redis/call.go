@@ -12,7 +12,7 @@ import (
 
 // mostInFlight is how many commands may wait for an answer, given up or not. The queue of a connection has more places:
 // none ever waits for one.
-const mostInFlight = 512
+const mostInFlight = 2048
 
 // Script is a Lua script that Redis knows by its digest.
 type Script struct{ lua, sha string }
@@ -45,7 +45,7 @@ type Result struct {
 	Err     error
 }
 
-// Run does one call and is back within timeout, give or take the scheduler, whatever the server does. With 512 in
+// Run does one call and is back within timeout, give or take the scheduler, whatever the server does. With 2048 in
 // flight it is ErrAway at once. When it is ErrAway the script may have run all the same, or may yet run: a server that
 // was stopped does later what lies in its buffer.
 func (c *Client) Run(call Call, timeout time.Duration) (rueidis.RedisMessage, error) {

@@ -21,7 +21,7 @@ const (
 	refresh      = 2 * time.Second // of what Sentinels or a Cluster say
 	redirects    = 3
 	batchMost    = 64 // longer ones take a connection of their own and are in nobody's way
-	ringScale    = 10 // 1024 places in a connection's queue: never full, with mostInFlight calls
+	ringScale    = 12 // 4096 places in a connection's queue: never full, with mostInFlight calls
 	bufferSize   = 32 << 10
 )
 
@@ -54,7 +54,7 @@ func (c *Client) rueidis() rueidis.ClientOption {
 		ReadBufferEachConn:  bufferSize,
 		WriteBufferEachConn: bufferSize,
 		BlockingPipeline:    batchMost,
-		BlockingPoolSize:    mostInFlight,
+		BlockingPoolSize:    512,
 		BlockingPoolCleanup: time.Minute,
 		// One connection: one syscall carries more commands.
 		PipelineMultiplex: -1,
@@ -102,7 +102,7 @@ func (c *Client) own(conn net.Conn, err error) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ownConn{Conn: conn, forget: context.AfterFunc(c.ctx, func() { conn.Close() })}, nil
+	return &ownConn{Conn: &guard{Conn: conn}, forget: context.AfterFunc(c.ctx, func() { conn.Close() })}, nil
 }
 
 func (o *ownConn) Close() error {

@@ -57,7 +57,7 @@ func (c *Client) board(to rueidis.Client, timeout time.Duration) (*flight, error
 	}
 	if c.inFlight.Add(1) > mostInFlight {
 		c.inFlight.Add(-1)
-		return nil, errBusy
+		return nil, ErrBusy
 	}
 	f := c.flights.Get().(*flight)
 	f.to = to
