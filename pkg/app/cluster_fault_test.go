@@ -15,7 +15,6 @@ type clusterFault struct {
 	begin, end func(s *clusterSite)
 	over       float64 // units of clusterHot that may be let in too much
 	unseen     bool    // no gateway has to go without Redis
-	lingers    bool    // requests that have ended may hold something for as long as a lease
 }
 
 // clusterHot is how many requests a second, and at once, a key may that asks for
@@ -104,8 +103,7 @@ func TestClusterRedisFailsOver(t *testing.T) {
 			s.wire.Move(heir.Addr())
 			s.redis = heir
 		},
-		over:    clusterShare,
-		lingers: true,
+		over: clusterShare,
 	}.strikes(t)
 }
 
@@ -121,58 +119,69 @@ func (f clusterFault) strikes(t *testing.T) {
 	f.strike(startCluster(t, clusterPlan{server: f.server}))
 }
 
+// clusterRun is what became of two loads during a fault. The times are the loads'.
+type clusterRun struct {
+	struck, back, up, ended time.Duration
+	calls, hot              []clusterCall
+	lag                     *clusterLag
+	late                    float64 // decided without Redis for want of a processor
+}
+
 func (f clusterFault) strike(s *clusterSite) {
 	t := s.t
 	t.Helper()
 	steady := s.create(`,"requests_per_second":100000,"max_concurrent":100,"total_quota":1000000000,"quota_reset_period":"never"`)
 	s.hot = s.create(`,"requests_per_second":` + itoa(clusterHot))
-	lag := startLag(t)
-	hotLoad := s.hammer(s.hot, clusterChat("hot", 1), 6, 20*time.Millisecond)
+	r := f.run(s, steady)
+	settled := s.audit(steady, "steady")
+	t.Logf("Redis is up again after %v, the books agree after %v", r.up-r.back, settled)
+	for _, c := range r.calls {
+		if c.status != http.StatusOK || c.err != nil {
+			t.Fatalf("a request failed at %v (Redis was away from %v to %v): gateway %d, %d %s: %v", c.began, r.struck, r.back, c.gateway, c.status, c.body, c.err)
+		}
+	}
+	for _, w := range []clusterStretch{
+		{"in the first second", r.struck, r.struck + time.Second, 25 * time.Millisecond},
+		{"then", r.struck + time.Second, r.back, time.Millisecond},
+		{"after", r.back, r.ended, 25 * time.Millisecond},
+	} {
+		w.judge(t, r.calls, r.lag, clusterStretch{"before", 100 * time.Millisecond, r.struck, 0})
+	}
+	in := admitted(t, r.hot)
+	burst := burstOf(in, clusterHot, oneEach)
+	t.Logf("%d requests of a key with %d/s, %d let in (%.1f %%), in bursts of %.1f; %v were decided without Redis for want of a processor",
+		len(r.hot), clusterHot, len(in), 100*float64(len(in))/(clusterHot*(1+r.ended.Seconds())), burst, r.late)
+	if most := clusterHot + f.over + r.late; burst > most {
+		t.Errorf("a burst of %.1f, want at most %v", burst, most)
+	}
+}
+
+// run has the fault happen under a load of the key, and one of the hot key.
+func (f clusterFault) run(s *clusterSite, steady clusterKey) (r clusterRun) {
+	t := s.t
+	t.Helper()
+	r.lag = startLag(t)
+	hot := s.hammer(s.hot, clusterChat("hot", 1), 6, 20*time.Millisecond)
 	load := s.hammer(steady, clusterChat("steady", 3), 4, 20*time.Millisecond)
 	load.runs(max(1500*time.Millisecond, clusterTime()/5))
-	late := s.sum(clusterAlone)
-
-	struck := load.so()
+	before := s.sum(clusterAlone)
+	r.struck = load.so()
 	f.begin(s)
-	load.runs(clusterTime() - (load.so() - struck))
+	load.runs(clusterTime() - (load.so() - r.struck))
 	f.end(s)
-	back := load.so()
-	if !f.unseen && s.sum(clusterAlone) == late {
+	r.back = load.so()
+	if !f.unseen && s.sum(clusterAlone) == before {
 		t.Error("no gateway has noticed anything")
 	}
 	s.everywhere("llmproxy_redis_up", is(1))
-	up := load.so()
-	if !f.unseen {
-		late -= s.sum(clusterAlone)
-	}
+	r.up = load.so()
+	away := s.sum(clusterAlone) - before
 	load.runs(2 * time.Second)
-	ended := load.so()
-	calls, hots := load.stop(), hotLoad.stop()
-	if late += s.sum(clusterAlone); f.unseen {
-		late = s.sum(clusterAlone)
+	r.ended = load.so()
+	r.calls, r.hot = load.stop(), hot.stop()
+	r.lag.stop()
+	if r.late = s.sum(clusterAlone); !f.unseen {
+		r.late -= away
 	}
-	settled := s.audit(clusterBooks{k: steady, tag: "steady", lingers: f.lingers})
-	t.Logf("Redis is up again after %v, the books agree after %v", up-back, settled)
-
-	for _, c := range calls {
-		if c.status != http.StatusOK || c.err != nil {
-			t.Fatalf("a request failed at %v (Redis was away from %v to %v): gateway %d, %d %s: %v", c.began, struck, back, c.gateway, c.status, c.body, c.err)
-		}
-	}
-	in := admitted(t, hots)
-	burst := burstOf(in, clusterHot, oneEach)
-	t.Logf("%d requests of a key with %d/s, %d let in (%.1f %%), in bursts of %.1f; %v were decided alone for want of a processor",
-		len(hots), clusterHot, len(in), 100*float64(len(in))/(clusterHot*(1+ended.Seconds())), burst, late)
-	lag.stop()
-	for _, w := range []clusterStretch{
-		{"in the first second", struck, struck + time.Second, 25 * time.Millisecond},
-		{"then", struck + time.Second, back, time.Millisecond},
-		{"after", back, ended, 25 * time.Millisecond},
-	} {
-		w.judge(t, calls, lag, clusterStretch{"before", 100 * time.Millisecond, struck, 0})
-	}
-	// What was decided alone because this machine was late is not the fault's.
-	if most := clusterHot + f.over + late; burst > most {
-		t.Errorf("a burst of %.1f, want at most %v", burst, most)
-	}
+	return r
 }
