@@ -75,6 +75,14 @@ func TestUserMayOnlyWhatItMay(t *testing.T) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
+	// A script that may be run may still not do everything: the server does not call that NOPERM.
+	s.Must("ACL", "SETUSER", "gateway", "-get")
+	for lua, want := range map[string]string{"return redis.call('GET', KEYS[1])": "can't run this command", "return redis.call('TTL', 'foreign')": "can't access"} {
+		_, err := c.Run(redis.Call{Script: redis.NewScript(lua), Keys: []string{"llmproxy:{a}:b"}}, long)
+		if !errors.Is(err, redis.ErrAway) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", lua, err)
+		}
+	}
 	warnings, err := c.Check(long)
 	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "INFO") {
 		t.Errorf("got %q, %v", warnings, err)
@@ -102,6 +110,7 @@ func TestServerThatRefusesIsAway(t *testing.T) {
 		"busy key": {nil, nil, "return redis.error_reply('BUSYKEY x')", "BUSYKEY", false},
 		"6.2":      {nil, nil, "return redis.error_reply('ERR Error running script (call to f_0): @user_script:1: @user_script: 1: -OOM command not allowed')", "OOM", true},
 		"6.2 bug":  {nil, nil, "return redis.error_reply('ERR Error running script (call to f_0): @user_script:1: OOM - nil')", "nil", false},
+		"6.2 acl":  {nil, nil, "return redis.error_reply(\"ERR Error running script (call to f_0): @user_script:1: @user_script: 1: The user executing the script can't run this command or subcommand\")", "can't run", true},
 		"bug":      {nil, nil, "return nosuch", "nosuch", false},
 		"command":  {nil, nil, "return redis.call('NOSUCH')", "Unknown Redis command", false},
 	} {

@@ -4,7 +4,8 @@
 // The calls of all go down one connection to each server, pipelined. A connection is made with time of its own, whatever
 // the deadline of the call that needs it, and a call leaves at its deadline whether there is one or not; if its command
 // has not been sent by then, it never is. What has been sent counts as in flight until it is answered or its connection
-// ends, which it does after a second of silence. Nothing is sent twice.
+// ends, which it does after a second of silence. Nothing is sent twice. What answers is not trusted to be Redis: a
+// connection on which anything is said that Redis would not say ends there, and nothing else does.
 package redis
 
 import (

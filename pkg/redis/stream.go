@@ -35,12 +35,12 @@ type stream struct {
 	negative bool
 	digits   int
 	number   int64
-	line     int             // bytes of the line so far
-	body     int64           // bytes to come
-	open     [mostDepth]int  // elements to come of each aggregate around
-	depth    int             // how many are around
-	bytes    int64           // of all bodies of the message
-	elements int64           // of all its aggregates
+	line     int            // bytes of the line so far
+	body     int64          // bytes to come
+	open     [mostDepth]int // elements to come of each aggregate around
+	depth    int            // how many are around
+	bytes    int64          // of all bodies of the message
+	elements int64          // of all its aggregates
 
 	top    byte // kind of the message
 	count  int  // elements of it, were it an aggregate; -1 for a null
@@ -86,10 +86,8 @@ func (s *stream) step(b byte) (whole bool, err error) {
 	case s.place == inNumber:
 		return false, s.digit(b)
 	default:
-		if s.line++; s.line > mostLine {
-			return false, fmt.Errorf("a line of more than %d bytes", mostLine)
-		}
 		s.write1(b)
+		return false, s.lengthen()
 	}
 	return false, nil
 }
@@ -122,6 +120,21 @@ func (s *stream) start(b byte) error {
 	return nil
 }
 
+// lengthen does not wait for the end of a line that is too long: rueidis does not look for that of a null or a boolean.
+func (s *stream) lengthen() error {
+	most := mostLine
+	switch s.kind {
+	case '_':
+		most = 0
+	case '#':
+		most = 1
+	}
+	if s.line++; s.line > most {
+		return fmt.Errorf("a line of more than %d bytes after %q", most, s.kind)
+	}
+	return nil
+}
+
 func (s *stream) digit(b byte) error {
 	if b == '-' && s.digits == 0 && !s.negative {
 		s.negative = true
@@ -142,8 +155,8 @@ func (s *stream) digit(b byte) error {
 func (s *stream) newline() (whole bool, err error) {
 	switch {
 	case !s.sized:
-		if s.kind == '_' && s.line != 0 || s.kind == '#' && s.line != 1 {
-			return false, fmt.Errorf("%d bytes after %q", s.line, s.kind)
+		if s.kind == '#' && s.line == 0 {
+			return false, errors.New("nothing after '#'")
 		}
 		return s.end(), nil
 	case s.digits == 0:
