@@ -68,7 +68,7 @@ func (c *scene) together(t *testing.T) {
 	urls := []string{s.url, s.another(t, 8001), s.another(t, 8002)}
 	many, during, every := 120, 4*time.Second, 400*time.Millisecond
 	if long {
-		during, every = 30*time.Second, 105*time.Millisecond
+		during, every = 30*time.Second, 115*time.Millisecond
 	}
 	names := slices.Sorted(maps.Keys(aliases))
 	met := &audience{other: map[int]int{}}
