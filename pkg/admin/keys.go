@@ -153,6 +153,9 @@ func (a *API) named(c *call) (*auth.Keyring, *auth.Key, *openai.Error) {
 		if k, ok := ring.Get(id); ok {
 			return ring, k, nil
 		}
+		if stored := a.o.Cluster().Keys; stored != nil && stored.Source != "redis" {
+			return nil, nil, a.notLoaded(stored)
+		}
 	}
 	return nil, nil, keyNotFound(c.arg)
 }
@@ -190,6 +193,14 @@ func badSpec(err error) *openai.Error {
 
 // askAgain is when a store that cannot be asked may be there again.
 const askAgain = time.Second
+
+// notLoaded is why the store's keys cannot be told of.
+func (a *API) notLoaded(stored *SharedKeys) *openai.Error {
+	return &openai.Error{
+		Status: http.StatusServiceUnavailable, Type: "server_error", Code: "key_store_unavailable", RetryAfter: askAgain,
+		Message: "The keys in " + stored.Place + " are not known here yet: " + stored.Error + ". Another gateway may know them.",
+	}
+}
 
 // notStored is why a change of the store failed.
 func (a *API) notStored(c *call, action string, id auth.ID, err error) *openai.Error {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llmproxy/llmproxy/pkg/admin"
 	"github.com/llmproxy/llmproxy/pkg/auth"
 	"github.com/llmproxy/llmproxy/pkg/keystore"
 )
@@ -351,5 +352,31 @@ func (s *site) list(query string, each func(id string)) (ids []string) {
 		if next = "&after=" + after; query == "" {
 			next = next[1:]
 		}
+	}
+}
+
+// A list that lacks the store's keys would pass for one of a store without any.
+func TestKeysThatAreNotLoadedAreNotDenied(t *testing.T) {
+	s := start(t)
+	const unknown = "/admin/api-keys/0123456789abcdef"
+	for source, denied := range map[string]map[string]bool{
+		"none":     {"/admin/api-keys": true, unknown: true},
+		"snapshot": {"/admin/api-keys": false, unknown: true},
+		"redis":    {"/admin/api-keys": false, unknown: false},
+	} {
+		s.shared = &admin.SharedKeys{Place: "redis://here/0", Source: source, Error: "it is away"}
+		for path, want := range denied {
+			a := s.ask("GET", path, "")
+			if want {
+				s.refuses(503, "key_store_unavailable", "", a)
+				if a.header.Get("Retry-After") != "1" || !strings.Contains(a.body, "redis://here/0 are not known here yet: it is away") {
+					t.Errorf("%s of %s: %v %s", path, source, a.header, a.body)
+				}
+			} else if a.status == 503 {
+				t.Errorf("%s of %s: %s", path, source, a.body)
+			}
+		}
+		s.wants(200, s.ask("GET", "/admin/api-keys?source=config", ""))
+		s.wants(200, s.ask("GET", "/admin/api-keys/"+s.configuredID(), ""))
 	}
 }

@@ -22,14 +22,18 @@ const (
 // which all of wants are true. By that order who deletes a whole page can still go
 // on behind its last key.
 type page struct {
-	limit int
-	wants []func(k *auth.Key) bool
+	limit      int
+	configured bool // only keys of the configuration
+	wants      []func(k *auth.Key) bool
 }
 
 func (a *API) listKeys(c *call) *openai.Error {
 	p, fault := parsePage(c.query)
 	if fault != nil {
 		return fault
+	}
+	if stored := a.o.Cluster().Keys; stored != nil && stored.Source == "none" && !p.configured {
+		return a.notLoaded(stored)
 	}
 	keys, more := p.of(a.o.Keyring().All())
 	answer := struct {
@@ -78,6 +82,7 @@ func parsePage(query url.Values) (p page, fault *openai.Error) {
 			if !ok {
 				return p, openai.BadRequest(name, "source is config, file or redis.")
 			}
+			p.configured = source == auth.Configured
 			p.want(func(k *auth.Key) bool { return k.Source == source })
 		}
 	}

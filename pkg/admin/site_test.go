@@ -58,6 +58,7 @@ type site struct {
 	begun                          bool // by a reset that fails
 	reset                          []auth.ID
 	reloads                        int
+	shared                         *admin.SharedKeys // what is known of keys in Redis
 }
 
 // faulty is a store that cannot be changed while there is an error.
@@ -150,6 +151,7 @@ func newSite(t testing.TB) *site {
 			s.reset = append(s.reset, id)
 			return s.begun || s.resetErr == nil, s.resetErr
 		},
+		Cluster:  func() admin.Cluster { return admin.Cluster{Keys: s.shared} },
 		Backends: s.table.Backends,
 		Latency: func(b *route.Backend) (time.Duration, bool) {
 			return 250 * time.Millisecond, b.InFlight() > 0

@@ -66,17 +66,28 @@ func (r *Redis) Remove(id auth.ID) (*auth.Key, error) {
 	return before.key, nil
 }
 
-// change puts what edit makes of the store's entry in its place; nil deletes it.
-// It begins with what the store has, and begins again when that has changed before
-// it could be written.
+// change puts what edit makes of the store's entry in its place; nil deletes it. What
+// it returns without an error a crash does not forget, if the disk lets it.
 func (r *Redis) change(id auth.ID, edit func(entry) (*auth.Key, error)) (before, after entry, err error) {
+	if before, after, err = r.exchange(id, edit); err == nil {
+		r.syncChanges()
+	}
+	return before, after, err
+}
+
+// exchange begins with what the store has, and begins again when that has changed
+// before it could be written.
+func (r *Redis) exchange(id auth.ID, edit func(entry) (*auth.Key, error)) (before, after entry, err error) {
 	epoch, err := r.ownEpoch()
 	if err != nil {
 		return entry{}, entry{}, err
 	}
 	read, tail := "", "" // to begin with: nothing has been read
 	for ends := time.Now().Add(patience); time.Now().Before(ends); {
-		a, err := r.run(changeScript, epoch, id.String(), read, tail)
+		r.mu.Lock()
+		known := r.table.entries[id].revision // of a document that could not be read the store may have lost
+		r.mu.Unlock()
+		a, err := r.run(changeScript, epoch, id.String(), read, tail, strconv.FormatInt(known, 10))
 		switch {
 		case err != nil:
 			return entry{}, entry{}, fmt.Errorf("cannot change the keys: %w", err)
@@ -87,7 +98,7 @@ func (r *Redis) change(id auth.ID, edit func(entry) (*auth.Key, error)) (before,
 			r.took(id, after)
 			return before, after, err
 		}
-		if before, err = r.current(id, a[2]); errors.Is(err, errBehind) {
+		if before, err = r.current(id, a); errors.Is(err, errBehind) {
 			continue
 		} else if err != nil {
 			return entry{}, entry{}, err
@@ -117,6 +128,7 @@ func edited(id auth.ID, before entry, edit func(entry) (*auth.Key, error)) (*aut
 	if err != nil {
 		return nil, "", err
 	}
+	k.Source = auth.InRedis
 	tail, err := documentTail(k)
 	if err != nil || before.key == nil {
 		return k, tail, err
@@ -129,11 +141,11 @@ func edited(id auth.ID, before entry, edit func(entry) (*auth.Key, error)) (*aut
 
 var errBehind = errors.New("the store was behind this one")
 
-// current is the entry of a document as the store has it; one that this store knows
-// a later one of it puts back, and says so with errBehind.
-func (r *Redis) current(id auth.ID, document string) (e entry, err error) {
-	if document != "" {
-		e = parseDocument([]byte(document), id)
+// current is the entry that the store's answer shows; one that this store knows a
+// later one of it puts back, and says so with errBehind.
+func (r *Redis) current(id auth.ID, answer []string) (e entry, err error) {
+	if answer[0] == "document" {
+		e = parseDocument([]byte(answer[2]), id)
 	}
 	r.took(id, e)
 	r.mu.Lock()
@@ -153,8 +165,22 @@ func (r *Redis) took(id auth.ID, e entry) {
 	if e == (entry{}) {
 		return // there is no such document
 	}
-	r.update(func() { r.take(id, e) })
+	r.update(func() { r.takeAll(map[auth.ID]entry{id: e}) })
 	r.wake()
+}
+
+// takeAll takes over what the table lacks, when it is on the disk. It needs mu.
+func (r *Redis) takeAll(found map[auth.ID]entry) {
+	fresh := make(map[auth.ID]entry)
+	for id, e := range found {
+		if r.table.lacks(id, e) {
+			fresh[id] = e
+		}
+	}
+	r.keepChanges(fresh)
+	for id, e := range fresh {
+		r.take(id, e)
+	}
 }
 
 // take needs mu.
@@ -163,7 +189,7 @@ func (r *Redis) take(id auth.ID, e entry) {
 		return
 	}
 	r.taken++
-	if e.fault != nil {
+	if e.unread() {
 		r.o.Log.Error("a key in the key store cannot be read, and is refused", "key_id", id.String(), "error", e.fault)
 	}
 }
@@ -191,7 +217,7 @@ func (r *Redis) foundOnce() (string, error) {
 	if r.serving { // somebody else was first
 		return r.epoch, nil
 	}
-	err := r.found()
+	err := r.found(false)
 	return r.epoch, err
 }
 
@@ -203,6 +229,13 @@ func (r *Redis) otherEpoch(ours, theirs string) error {
 	return r.errForeign()
 }
 
+// errForeign says what to do. The epoch is no secret: it only tells stores apart.
 func (r *Redis) errForeign() error {
-	return fmt.Errorf("%s holds the keys of another store: nothing of it was taken over, and nothing written. Name the Redis of before in the configuration; or, to use the keys that are there, stop this gateway, remove %s and start it again", r.o.Place, r.path())
+	r.mu.Lock()
+	epoch := r.epoch
+	r.mu.Unlock()
+	return fmt.Errorf("%[1]s holds the keys of another store: nothing of it was taken over, and nothing written. "+
+		"If it is the wrong Redis, name the one of before in the configuration. "+
+		"To keep the keys of this gateway and those that are there: redis-cli SET '%[2]s' %[3]s; then stop each gateway that says the same after it, remove its %[4]s and start it again. "+
+		"To keep only those that are there: stop this gateway, remove %[5]s and start it again", r.o.Place, r.names[2], epoch, snapshotName, r.path())
 }

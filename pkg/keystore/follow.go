@@ -34,6 +34,7 @@ const restoring = ":restoring"
 
 var (
 	errNoStore   = fmt.Errorf("%w: there is no key store yet: waiting for whoever knows its keys", ErrAway)
+	errNoEpoch   = fmt.Errorf("%w: the key store has lost its epoch: waiting for a gateway that knows it", ErrAway)
 	errRestoring = fmt.Errorf("%w: the key store was emptied: waiting for the gateway that puts its keys back", ErrAway)
 	errMoved     = fmt.Errorf("%w: the key store changed while it was read", ErrAway)
 )
@@ -63,17 +64,17 @@ func (r *Redis) Run(ctx context.Context) {
 	writing.Go(func() { r.keepSnapshot(ctx) })
 	for ctx.Err() == nil {
 		err := r.catchUp()
-		if errors.Is(err, errNoStore) && !r.damaged && r.waited() {
-			err = r.found()
+		if adopting := errors.Is(err, errNoEpoch); adopting && r.waited(r.adopt) || r.unclaimed(err) {
+			err = r.found(adopting)
 		}
-		r.learn(func() { r.now.Err = err })
+		r.learn(func() { r.ended(err) })
 		r.tell()
 		if err == nil {
 			err = r.follow()
 			r.tell()
 		}
 		if err != nil {
-			r.learn(func() { r.now.Err = err })
+			r.learn(func() { r.ended(err) })
 			r.tell()
 			select {
 			case <-ctx.Done():
@@ -90,14 +91,21 @@ func (r *Redis) Run(ctx context.Context) {
 func (r *Redis) Load(timeout time.Duration) error {
 	for ends := time.Now().Add(timeout); ; time.Sleep(retryAfter / 4) {
 		err := r.catchUp()
-		if errors.Is(err, errNoStore) && !r.damaged && r.waited() {
+		if r.unclaimed(err) {
 			r.update(func() { r.unborn = true })
 			err = nil
 		}
-		r.update(func() { r.now.Err = err })
+		r.update(func() { r.ended(err) })
 		if err == nil || !errors.Is(err, ErrAway) || time.Now().After(ends) {
 			return err
 		}
+	}
+}
+
+// ended is how a look at the store went. It needs mu.
+func (r *Redis) ended(err error) {
+	if r.now.Err = err; err == nil {
+		r.heard = time.Now()
 	}
 }
 
@@ -135,7 +143,7 @@ func (r *Redis) catchUp() error {
 	}
 	if !r.whole || s.position < r.position || s.count < r.count {
 		r.whole = false
-		if err := r.readAll(s); err != nil {
+		if err := r.readAll(s, asked); err != nil {
 			return fmt.Errorf("cannot read the keys: %w", err)
 		}
 	}
@@ -168,6 +176,8 @@ func (r *Redis) recognize(s sight) (sight, error) {
 	case ours == "" && filling:
 		r.missing = time.Time{}
 		return s, errRestoring
+	case ours == "" && theirs == "" && (s.count > 0 || s.position > 0):
+		return s, errNoEpoch
 	case ours == "" && theirs == "":
 		return s, errNoStore
 	case ours == "" || s.epoch == ours:
@@ -175,13 +185,13 @@ func (r *Redis) recognize(s sight) (sight, error) {
 		r.recognized()
 		return s, nil
 	case theirs == "" || theirs == ours:
-		if err := r.restore(ours, filling, s.position); err != nil {
+		if err := r.restore(ours, filling, s); err != nil {
 			return s, err
 		}
 		return r.look()
 	}
 	if r.whole = false; !r.now.Foreign {
-		r.o.Log.Error("the Redis of the keys holds those of another store; the keys stay as they are", "redis", r.o.Place)
+		r.o.Log.Error("the Redis of the keys holds those of another store; the keys stay as they are", "redis", r.o.Place, "error", r.errForeign())
 	}
 	r.learn(func() { r.now.Foreign = true })
 	return s, r.errForeign()
@@ -196,20 +206,30 @@ func (r *Redis) recognized() {
 	r.learn(func() { r.now.Foreign, r.now.Lost = false, false })
 }
 
-// waited reports whether there has been no store for so long that nobody has one.
-func (r *Redis) waited() bool {
+// waited reports whether there has been no epoch for so long that nobody knows one.
+func (r *Redis) waited(long time.Duration) bool {
 	if r.missing.IsZero() {
 		r.missing = time.Now()
 	}
-	return time.Since(r.missing) >= r.newTime
+	return time.Since(r.missing) >= long
 }
 
-// found makes a store, unless somebody else just has, and loads it.
-func (r *Redis) found() error {
+// unclaimed reports whether there is no store, and nobody who knows of one.
+func (r *Redis) unclaimed(err error) bool {
+	return errors.Is(err, errNoStore) && !r.damaged && r.waited(r.newTime)
+}
+
+// found makes a store, unless somebody else just has, and loads it. Documents that are
+// there are adopted.
+func (r *Redis) found(adopting bool) error {
 	if _, err := r.o.Client.Do(askTime, "SET", r.names[2], rand.Text(), "NX"); err != nil {
 		return fmt.Errorf("cannot make a key store: %w", err)
 	}
-	r.o.Log.Info("there was no key store in the Redis; there is one now", "redis", r.o.Place)
+	if adopting {
+		r.o.Log.Warn("nobody knows the epoch that the key store has lost; it has a new one now, and the keys that were there", "redis", r.o.Place)
+	} else {
+		r.o.Log.Info("there was no key store in the Redis; there is one now", "redis", r.o.Place)
+	}
 	return r.catchUp()
 }
 
@@ -235,9 +255,7 @@ func (r *Redis) follow() error {
 		}
 	}
 	r.learn(func() {
-		for id, e := range found {
-			r.take(id, e)
-		}
+		r.takeAll(found)
 		r.now.Version = r.position
 	})
 	r.wake()

@@ -20,19 +20,22 @@ const (
 
 // readAll joins the table with the store: of two documents of a key the later one
 // counts, and the store gets those that it has not.
-func (r *Redis) readAll(s sight) error {
+func (r *Redis) readAll(s sight, asked time.Time) error {
 	found, err := r.scan(s)
 	if err != nil {
 		return err
 	}
+	r.learn(func() {
+		r.takeAll(found)
+		r.takeAll(r.table.without(found))
+		r.epoch, r.loaded = s.epoch, true
+		r.now.Version, r.now.Synced = s.position, asked
+	})
+	r.firstSnapshot()
 	first := false
 	r.learn(func() {
 		first = r.now.Source != "redis"
-		for id, e := range found {
-			r.take(id, e)
-		}
-		r.epoch, r.serving, r.unborn = s.epoch, true, false
-		r.now.Source, r.now.Version = "redis", s.position
+		r.now.Source, r.serving, r.unborn = "redis", true, false
 	})
 	r.position, r.count = s.position, s.count
 	if first {
@@ -99,7 +102,7 @@ func (r *Redis) known(wanted func(auth.ID, entry) bool) (ids []auth.ID) {
 // form that says it is not all yet: nobody takes the store for another, or for whole.
 // One does it for all, who add what only they know when it is done. filling tells that
 // somebody has begun; the position shows whether he goes on.
-func (r *Redis) restore(epoch string, filling bool, position int64) error {
+func (r *Redis) restore(epoch string, filling bool, s sight) error {
 	r.whole = false
 	r.learn(func() {
 		if !r.now.Lost {
@@ -108,16 +111,18 @@ func (r *Redis) restore(epoch string, filling bool, position int64) error {
 			r.o.Log.Error("the key store was emptied; the keys stay as they are", "redis", r.o.Place)
 		}
 	})
-	if !r.serving {
+	// Who knows only an old snapshot says whose the documents are that are there, and
+	// is joined with them as with any store.
+	if adrift := s.count > 0 && !filling; !r.serving && !adrift {
 		return fmt.Errorf("the key store in %s was emptied, and the snapshot %s is too old to fill it: waiting for another gateway. If there is none, raise auth.snapshot_max_age until it is not, or remove the snapshot to begin without keys", r.o.Place, r.path())
 	}
-	if filling && r.goesOn(position) {
+	if filling && r.goesOn(s.position) {
 		return errRestoring
 	}
 	if first, err := r.putBack(epoch, "begin", nil); err != nil || first == 0 && !filling {
 		return cmp.Or(err, errRestoring)
 	}
-	all := r.known(func(auth.ID, entry) bool { return true })
+	all := r.known(func(auth.ID, entry) bool { return r.serving })
 	if _, err := r.putBack(epoch, "put", all); err != nil {
 		return err
 	}

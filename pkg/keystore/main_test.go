@@ -249,12 +249,13 @@ func TestEveryStepOfASnapshotMayFail(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.epoch, r.now.Source, r.now.Synced, r.now.Err = "e", "redis", time.Now(), nil
+		r.epoch, r.loaded, r.now.Synced, r.now.Err = "e", true, time.Now(), nil
 		grow := func(n int) written {
 			k := numbered(1, n)
 			k.Source = auth.Stored
 			r.take(k.ID(), entry{revision: int64(n), key: k})
-			return r.writeSnapshot(written{taken: -1}, 0)
+			r.writeSnapshot(0)
+			return r.last
 		}
 		if grow(1).taken != 1 {
 			t.Fatal("not written")

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"cmp"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -23,6 +24,10 @@ const (
 	// newTime is how long a store without an epoch is left to whoever knows its keys,
 	// before it passes for a new one.
 	newTime = 2 * time.Second
+	// adoptTime is how long documents without an epoch are left to whoever knows it.
+	adoptTime = 10 * time.Second
+	// heardTime is how long a store that cannot be followed passes for unchanged.
+	heardTime = 2 * time.Second
 )
 
 var (
@@ -69,7 +74,8 @@ type State struct {
 	// since the start, "none" while there are none to be trusted.
 	Source string
 	// Complete false: a key that is not known cannot be judged. It may be in the
-	// store, or be one whose document cannot be read.
+	// store, which was never read or could not be followed for two seconds, or be one
+	// whose document cannot be read.
 	Complete bool
 	// Lost: the store was emptied, and what this one knows is not back in it yet.
 	Lost bool
@@ -83,7 +89,8 @@ type State struct {
 	Version int64
 	// Synced is when Keys were last known to be as the store is; zero for never.
 	Synced time.Time
-	// Err is why they are not now, or why there is no snapshot; nil while all is well.
+	// Err is why they are not now, or why a crash would forget some of them; nil while
+	// all is well.
 	Err error
 }
 
@@ -94,6 +101,7 @@ type Redis struct {
 	names    []string // of the documents, the log and the epoch
 	disk     disk
 	newTime  time.Duration
+	adopt    time.Duration // see adoptTime
 	every    time.Duration // see lookEvery
 	snapshot chan struct{} // there may be something to write
 	keys     atomic.Pointer[[]*auth.Key]
@@ -104,12 +112,22 @@ type Redis struct {
 
 	mu      sync.Mutex // protects what follows
 	table   *table
-	taken   int64  // how many entries it took
-	epoch   string // of the table's store; "" is none yet
-	serving bool   // the table's keys may be used
-	unborn  bool   // Load has found no store
-	unsaved error  // why there is no snapshot
-	now     State  // but for what follows from the rest
+	taken   int64     // how many entries it took
+	epoch   string    // of the table's store; "" is none yet
+	serving bool      // the table's keys may be used
+	unborn  bool      // Load has found no store
+	heard   time.Time // when the store was last followed
+	now     State     // but for what follows from the rest
+
+	// Of the disk; mu protects these too.
+	loaded     bool // the table has had all of the store
+	based      bool // there is a snapshot that changes can be added to
+	last       written
+	journal    journal
+	unsaved    error      // why there is no snapshot
+	unlogged   error      // why the disk lacks some changes
+	unloggedAt int64      // what taken is in a snapshot that has them
+	saving     sync.Mutex // one snapshot at a time; before mu
 
 	follower
 }
@@ -126,8 +144,8 @@ func OpenRedis(o RedisOptions) (*Redis, error) {
 		o.Changed = func() {}
 	}
 	r := &Redis{
-		o: o, disk: realDisk(), newTime: newTime, every: lookEvery, snapshot: make(chan struct{}, 1),
-		table: newTable(), now: State{Source: "none", Err: errNotAsked},
+		o: o, disk: realDisk(), newTime: newTime, adopt: adoptTime, every: lookEvery,
+		snapshot: make(chan struct{}, 1), last: written{taken: -1}, table: newTable(), now: State{Source: "none", Err: errNotAsked},
 	}
 	for _, name := range []string{"keys", "log", "epoch"} {
 		r.names = append(r.names, o.Prefix+"{keys}:"+name)
@@ -165,10 +183,9 @@ func (r *Redis) update(change func()) (changed bool) {
 // publish needs mu, or that nobody else knows r.
 func (r *Redis) publish() (changed bool) {
 	s := r.now
-	s.Complete = r.serving && !s.Foreign && r.table.faulty == 0
-	if s.Err == nil {
-		s.Err = r.unsaved
-	}
+	following := s.Source == "redis" && !s.Foreign && (s.Err == nil || time.Since(r.heard) < heardTime)
+	s.Complete = r.serving && following && r.table.faulty == 0
+	s.Err = cmp.Or(s.Err, r.unsaved, r.unlogged)
 	if n := r.table.faulty; s.Err == nil && n > 0 {
 		s.Err = fmt.Errorf("%d keys in the key store cannot be read, and are refused: a newer LLMProxy may have written them, then use that; the log names them", n)
 	}

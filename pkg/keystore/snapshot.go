@@ -48,6 +48,9 @@ func (s *snapshot) text() ([]byte, error) {
 	fmt.Fprintf(&b, "\"epoch\":%s,\"position\":%d,\"synced_at\":%q,\"documents\":[", epoch, s.position, s.synced.UTC().Format(time.RFC3339Nano))
 	separator := "\n"
 	for id, e := range s.entries {
+		if e.revision == 0 {
+			continue // nobody knows what would supersede it
+		}
 		document, err := e.document(id)
 		if err != nil {
 			return nil, err
@@ -118,19 +121,32 @@ func (s *snapshot) read(r *reader, field string) (err error) {
 	return err
 }
 
-// recall begins with the snapshot, if there is one. Its keys serve when it is not too
-// old; what it knows is not lost otherwise.
+// recall begins with the snapshot, if there is one, and the changes behind it. Its keys
+// serve when it is not too old; what it knows is not lost otherwise.
 func (r *Redis) recall() error {
 	if r.o.Dir == "" {
 		return nil
 	}
 	b, err := os.ReadFile(r.path())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	gone := errors.Is(err, os.ErrNotExist)
+	if err == nil || gone {
+		if err = r.journal.find(r.o.Dir); errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot read the snapshot of the keys: %w: let this user read the file", err)
 	}
+	if gone { // somebody who takes it away wants to begin without
+		if err := r.journal.remove(len(r.journal.ended)); err != nil {
+			return fmt.Errorf("cannot remove the changes of a snapshot that is gone: %w", err)
+		}
+		return nil
+	}
+	return r.recallFrom(b)
+}
+
+func (r *Redis) recallFrom(b []byte) error {
 	s, err := parseSnapshot(b)
 	if f, ok := errors.AsType[*fault](err); ok {
 		r.damaged = true
@@ -141,14 +157,22 @@ func (r *Redis) recall() error {
 	for id, e := range s.entries {
 		r.take(id, e)
 	}
-	r.epoch, r.now.Version, r.now.Synced = s.epoch, s.position, s.synced
-	age := r.o.Now().Sub(s.synced)
-	if age.Abs() > r.o.MaxAge { // one from the future tells that a clock is wrong
-		r.o.Log.Warn("the snapshot of the keys is too old to serve: Redis is needed", "file", r.path(), "age", age.Round(time.Second), "most", r.o.MaxAge)
-		return nil
+	r.epoch, r.based, r.now.Version, r.now.Synced = s.epoch, true, s.position, s.synced
+	damaged, err := r.replay()
+	if err != nil {
+		return err
 	}
-	r.serving, r.now.Source = true, "snapshot"
-	r.o.Log.Info("the keys are those of the snapshot until Redis has been asked", "file", r.path(), "age", age.Round(time.Second))
+	age := r.o.Now().Sub(s.synced)
+	switch {
+	case damaged != nil:
+		r.now.Err = fmt.Errorf("%w: the keys come from Redis only", damaged)
+		r.o.Log.Error("changes of the keys since the snapshot are lost; it revokes, and does not serve", "error", r.now.Err)
+	case age.Abs() > r.o.MaxAge: // one from the future tells that a clock is wrong
+		r.o.Log.Warn("the snapshot of the keys is too old to serve: Redis is needed", "file", r.path(), "age", age.Round(time.Second), "most", r.o.MaxAge)
+	default:
+		r.serving, r.now.Source = true, "snapshot"
+		r.o.Log.Info("the keys are those of the snapshot until Redis has been asked", "file", r.path(), "age", age.Round(time.Second))
+	}
 	return nil
 }
 
@@ -158,21 +182,32 @@ type written struct {
 	synced time.Time
 }
 
+// firstSnapshot makes one before the keys serve, where there is none that changes
+// could be added to.
+func (r *Redis) firstSnapshot() {
+	r.mu.Lock()
+	based := r.based
+	r.mu.Unlock()
+	if !based && r.o.Dir != "" {
+		r.writeSnapshot(0)
+	}
+}
+
 // keepSnapshot writes one after changes, and while nothing changes often enough for
 // its age, until ctx ends; then the last.
 func (r *Redis) keepSnapshot(ctx context.Context) {
 	if r.o.Dir == "" {
 		return
 	}
-	for last := (written{taken: -1}); ; {
+	for {
 		select {
 		case <-ctx.Done():
-			r.writeSnapshot(last, 0)
+			r.writeSnapshot(0)
 			return
 		case <-r.snapshot:
 		}
 		began := time.Now()
-		last = r.writeSnapshot(last, r.o.MaxAge/10)
+		r.writeSnapshot(r.o.MaxAge / 10)
 		pause := time.NewTimer(max(writePause, writeFactor*time.Since(began)))
 		select {
 		case <-ctx.Done():
@@ -184,10 +219,12 @@ func (r *Redis) keepSnapshot(ctx context.Context) {
 
 // writeSnapshot writes one if the keys have changed since the last, or if it has
 // become as old.
-func (r *Redis) writeSnapshot(last written, old time.Duration) written {
-	s, next := r.remember()
-	if s == nil || next.taken == last.taken && next.synced.Sub(last.synced) < max(old, 1) {
-		return last
+func (r *Redis) writeSnapshot(old time.Duration) {
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	s, next, ended := r.remember(old)
+	if s == nil {
+		return
 	}
 	text, err := s.text()
 	if err == nil {
@@ -195,14 +232,28 @@ func (r *Redis) writeSnapshot(last written, old time.Duration) written {
 	}
 	if err != nil {
 		err = fmt.Errorf("cannot write the snapshot of the keys: %w", err)
-		next = last
 	}
-	was := r.unsaved
-	r.update(func() { r.unsaved = err })
-	if err != nil && was == nil {
+	first := false
+	r.update(func() {
+		first = r.unsaved == nil
+		if r.unsaved = err; err == nil {
+			r.saved(next, ended)
+		}
+	})
+	if err != nil && first {
 		r.o.Log.Error("there is no snapshot of the keys for the time when Redis is away", "error", err)
 	}
-	return next
+}
+
+// saved lets go of what is in the snapshot. It needs mu.
+func (r *Redis) saved(s written, ended int) {
+	r.last, r.based = s, true
+	if s.taken >= r.unloggedAt {
+		r.unlogged = nil
+	}
+	if err := r.journal.remove(ended); err != nil {
+		r.o.Log.Warn("changes of the keys that are in the snapshot cannot be removed", "error", err)
+	}
 }
 
 func (r *Redis) keep(text []byte) error {
@@ -217,13 +268,18 @@ func (r *Redis) keep(text []byte) error {
 	return err
 }
 
-// remember is a snapshot of now; nil while the table is not Redis's.
-func (r *Redis) remember() (*snapshot, written) {
+// remember is a snapshot of now, and how many files of changes are in it as a whole;
+// nil while the table is not Redis's, and while the last one is as good.
+func (r *Redis) remember(old time.Duration) (s *snapshot, next written, ended int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.now.Source != "redis" {
-		return nil, written{}
+	next = written{r.taken, r.now.Synced}
+	if !r.loaded || next.taken == r.last.taken && next.synced.Sub(r.last.synced) < max(old, 1) {
+		return nil, written{}, 0
 	}
-	s := &snapshot{epoch: r.epoch, position: r.now.Version, synced: r.now.Synced, entries: maps.Clone(r.table.entries)}
-	return s, written{r.taken, s.synced}
+	if r.unsaved == nil { // else there would be a file more for each that fails
+		r.journal.end()
+	}
+	s = &snapshot{epoch: r.epoch, position: r.now.Version, synced: r.now.Synced, entries: maps.Clone(r.table.entries)}
+	return s, next, len(r.journal.ended)
 }

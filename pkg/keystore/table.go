@@ -3,6 +3,7 @@ package keystore
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"slices"
 
 	"github.com/llmproxy/llmproxy/pkg/auth"
@@ -12,7 +13,7 @@ import (
 // as an entry that says so.
 type table struct {
 	entries map[auth.ID]entry
-	faulty  int         // entries that cannot be read
+	faulty  int         // entries that are unread
 	sorted  []*auth.Key // the keys when list was called last; never changed
 	changes []keyChange // since then
 }
@@ -24,17 +25,30 @@ func newTable() *table { return &table{entries: map[auth.ID]entry{}} }
 
 // take takes an entry over unless there is one as late or later.
 func (t *table) take(id auth.ID, e entry) bool {
-	was, known := t.entries[id]
-	if known && !e.supersedes(was) {
+	if !t.lacks(id, e) {
 		return false
 	}
+	was := t.entries[id]
 	t.entries[id] = e
-	t.faulty += bit(e.fault != nil) - bit(was.fault != nil)
+	t.faulty += bit(e.unread()) - bit(was.unread())
 	if was.key != nil || e.key != nil {
 		t.changes = append(t.changes, keyChange{was.key, e.key})
 	}
 	return true
 }
+
+// lacks reports whether take would take it.
+func (t *table) lacks(id auth.ID, e entry) bool {
+	was, known := t.entries[id]
+	return !known || e.supersedes(was)
+}
+
+// unread reports whether there is a document that cannot be read.
+func (e entry) unread() bool { return e.fault != nil && !errors.Is(e.fault, errGone) }
+
+// errGone is the fault of a document that cannot be read and that somebody has taken
+// out of the store. It stays an entry: an earlier document must not take its place.
+var errGone = errors.New("was taken out of the store")
 
 // supersedes tells also whether e is what another program could read, or say more of.
 func (e entry) supersedes(was entry) bool {
@@ -42,6 +56,20 @@ func (e entry) supersedes(was entry) bool {
 		return e.revision > was.revision
 	}
 	return e.fault == nil || e.fault.Error() != was.fault.Error()
+}
+
+// without are the entries that are unread and not found any more.
+func (t *table) without(found map[auth.ID]entry) map[auth.ID]entry {
+	gone := map[auth.ID]entry{}
+	if t.faulty == 0 {
+		return gone
+	}
+	for id, e := range t.entries {
+		if _, there := found[id]; e.unread() && !there {
+			gone[id] = entry{revision: e.revision, fault: errGone}
+		}
+	}
+	return gone
 }
 
 func bit(b bool) int {
