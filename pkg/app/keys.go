@@ -95,10 +95,11 @@ func (k *keys) openRedis(ctx context.Context, c *config.Config, s *sharing, at *
 	}
 	k.following.Go(func() { k.redis.Run(ctx) })
 	await(client, first)
-	if st := k.redis.State(); !st.Complete {
+	switch st := k.redis.State(); {
+	case st.Source == "snapshot":
+		o.Log.Warn("Redis does not answer; the keys are those of the snapshot, and others are answered 503", "redis", k.redis.Place(), "synced", st.Synced, "error", st.Err)
+	case st.Source == "none":
 		o.Log.Warn("the keys are not known yet; until they are, requests with a key that is not in the configuration are answered 503", "redis", k.redis.Place(), "error", st.Err)
-	} else if st.Source != "redis" {
-		o.Log.Warn("Redis does not answer; the keys are those of the snapshot", "redis", k.redis.Place(), "synced", st.Synced, "error", st.Err)
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ func TestKeysThatWereNotPutInForceAreTriedAgain(t *testing.T) {
 	}
 	key := &auth.Key{Hash: auth.Hash("sk-revoked")}
 	id := key.ID()
-	k := &keys{store: store, log: slog.New(slog.DiscardHandler), shadowed: map[auth.ID]bool{}}
+	k := &keys{store: store, file: store, log: slog.New(slog.DiscardHandler), shadowed: map[auth.ID]bool{}}
 	s := stats.New("test", "go")
 	k.register(s)
 	inForce := func() bool { _, ok := k.ring.Load().Get(id); return ok }

@@ -115,18 +115,16 @@ func providerCurl(t *testing.T) {
 	s.survives(t, p, made)
 }
 
-// survives wants a key to be in the file by its hash alone, and to be good after
+// survives wants a key to be in Redis by its hash alone, and to be good after
 // the gateway was killed.
 func (s *stage) survives(t *testing.T, p *person, made madeKey) {
 	t.Helper()
-	path := filepath.Join(filepath.Dir(s.file), "data", "keys.json")
-	text, err := os.ReadFile(path)
-	info, err2 := os.Stat(path)
-	if err != nil || err2 != nil || info.Mode().Perm() != 0o600 {
-		t.Fatalf("%v %v %v", info, err, err2)
+	text, err := exec.Command("redis-cli", "-h", "redis", "HGETALL", "llmproxy:{keys}:keys").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, text)
 	}
 	if strings.Contains(string(text), made.Key) || !strings.Contains(string(text), `"customer_a"`) || !strings.Contains(string(text), `"sha256:`) {
-		t.Errorf("the file of keys:\n%s", text)
+		t.Errorf("the keys in Redis:\n%s", text)
 	}
 	if log := s.output.String(); strings.Contains(log, made.Key) || strings.Contains(log, adminToken) {
 		t.Error("the log has a secret in it")
