@@ -83,7 +83,7 @@ bench-limits: ## what keys and limits cost: without them and with them, and thei
 	$(if $(SHORT),,for p in ./bench ./pkg/auth ./pkg/keystore ./pkg/admit ./pkg/limit ./pkg/quota; do PKG=$$p scripts/bench.sh || exit 1; done)
 
 .PHONY: bench-cluster
-bench-cluster: ## what a Redis costs: keys and limits in it and in memory, three gateways, single steps, 20 minutes; SHORT=1 only proves that it works
+bench-cluster: ## what a Redis costs: keys and limits in it and in memory, three gateways, single steps, 12 minutes; SHORT=1 only proves that it works
 	go run ./bench/peers -cluster -rounds 5 $(if $(SHORT),-short) $(ARGS)
 	$(if $(SHORT),,for p in ./pkg/redis ./pkg/cluster; do PKG=$$p scripts/bench.sh || exit 1; done)
 
