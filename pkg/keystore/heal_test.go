@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,9 +16,16 @@ import (
 	"github.com/llmproxy/llmproxy/pkg/redistest"
 )
 
-// documents is what Redis has, by id.
+// documents is what Redis has, by id: a hash has no order of its own.
 func documents(t testing.TB, s *redistest.Server) string {
-	return s.Must("HGETALL", "llmproxy:{keys}:keys")
+	t.Helper()
+	fields := strings.Split(s.Must("HGETALL", "llmproxy:{keys}:keys"), "\n")
+	lines := make([]string, 0, len(fields)/2)
+	for pair := range slices.Chunk(fields, 2) {
+		lines = append(lines, strings.Join(pair, " "))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }
 
 // move leads the gateways to another server; the one before dies.
