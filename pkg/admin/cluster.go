@@ -31,7 +31,7 @@ type Redis struct {
 	LatencySeconds float64 `json:"latency_seconds"`
 	Commands       int64   `json:"commands"`
 	Errors         int64   `json:"errors"`
-	DecidedAlone   int64   `json:"decided_alone"` // requests that were let in or refused without it
+	DecidedAlone   int64   `json:"decided_alone"` // decisions without it, of which a request may need two
 	Leases         int     `json:"leases"`        // requests under way at this gateway
 }
 

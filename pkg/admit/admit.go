@@ -303,7 +303,12 @@ func (r *Request) tooMuch(tokens int64) bool {
 
 func (a *attempt) takeQuota(r *Request) {
 	a.tooMuch = r.tooMuch(a.tokens)
-	if a.quota = !a.tooMuch && r.Term.Reserve(a.tokens, r.Quota); a.quota {
+	a.tookQuota(r, !a.tooMuch && r.Term.Reserve(a.tokens, r.Quota))
+}
+
+// tookQuota notes whether the quota was taken, or why not.
+func (a *attempt) tookQuota(r *Request, took bool) {
+	if a.quota = took; took {
 		a.quotaHeld = r.Term.Held(a.tokens, r.Quota)
 		return
 	}

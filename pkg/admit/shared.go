@@ -114,7 +114,7 @@ func (g *Gate) OnError(limits, quotas Policy) {
 	g.quotaOnError.Store(uint32(quotas))
 }
 
-func (g *Gate) policy(of *atomic.Uint32) Policy { return Policy(of.Load()) }
+func policy(of *atomic.Uint32) Policy { return Policy(of.Load()) }
 
 // tag is by what other gateways know an identity: a key by its id.
 func tag(who Identity, known bool) string {
@@ -244,7 +244,7 @@ func hear(s *state, here int64, t *quota.Term, now int64, l *limit.Limits, w *An
 func (g *Gate) decide(a *attempt, r *Request, rates bool, limits *limit.Limits) {
 	place, several := g.shared.Place()
 	if rates && *r.Limits != (limit.Limits{}) {
-		switch g.policy(&g.onError) {
+		switch policy(&g.onError) {
 		case Closed:
 			a.refuse(Store, slotWait)
 		case Open: // nothing is taken
@@ -262,14 +262,14 @@ func (g *Gate) decide(a *attempt, r *Request, rates bool, limits *limit.Limits) 
 		return
 	}
 	a.tooMuch = r.tooMuch(a.tokens)
-	switch onError := g.policy(&g.quotaOnError); {
+	switch onError := policy(&g.quotaOnError); {
 	case onError == Closed && r.Quota > 0:
 		a.refuse(Store, slotWait)
 	case onError == Open && !a.tooMuch:
 		a.quota, a.quotaHeld = true, r.Term.Held(a.tokens, r.Quota)
 		r.Term.Hold(a.quotaHeld)
 	default:
-		a.takeQuotaShare(r, place, several)
+		a.tookQuota(r, !a.tooMuch && r.Term.ReserveShare(a.tokens, r.Quota, place, several))
 	}
 }
 
@@ -279,19 +279,6 @@ func (s *state) tookAlone(now int64, l *limit.Limits) {
 	_, minute := s.perMinute.Look(now, l.PerMinute)
 	_, tokens := s.tokens.Look(now, l.Tokens)
 	s.alone.Store(now + int64(max(second, minute, tokens)))
-}
-
-func (a *attempt) takeQuotaShare(r *Request, place, several int) {
-	if a.quota = !a.tooMuch && r.Term.ReserveShare(a.tokens, r.Quota, place, several); a.quota {
-		a.quotaHeld = r.Term.Held(a.tokens, r.Quota)
-		return
-	}
-	wait := slotWait
-	if a.tooMuch || r.Term.Used()+min(a.tokens, r.Quota) > r.Quota {
-		a.exhausted = true
-		wait = time.Unix(0, r.Term.End).Sub(r.Wall)
-	}
-	a.refuse(Quota, wait)
 }
 
 // globally is where one of the requests of all was taken.
@@ -317,7 +304,7 @@ func (g *Gate) takeShared(all *globally, at time.Time, now int64, r limit.Rate) 
 		return None, 0
 	}
 	all.failed = true
-	switch g.policy(&g.onError) {
+	switch policy(&g.onError) {
 	case Closed:
 		return Store, slotWait
 	case Open:
