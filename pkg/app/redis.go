@@ -32,7 +32,7 @@ const redisParts = 64
 // openRedis begins to keep a connection. A Redis that is away is no error.
 func openRedis(r *config.Redis, log *slog.Logger) (*redis.Client, error) {
 	o := redis.Options{
-		Addrs: strings.Split(strings.ReplaceAll(r.Addr, " ", ""), ","), Mode: redis.Mode(r.Mode), Master: r.Master,
+		Addrs: r.Addrs(), Mode: redis.Mode(r.Mode), Master: r.Master,
 		Username: r.Username, Password: string(r.Password),
 		SentinelUsername: r.SentinelUsername, SentinelPassword: string(r.SentinelPassword),
 		DB: r.DB, Name: "llmproxy", Log: log,
@@ -69,7 +69,7 @@ func redisTLS(t config.RedisTLS) (*tls.Config, error) {
 
 // redisPlace names a Redis to the operator.
 func redisPlace(r *config.Redis) string {
-	return fmt.Sprintf("redis://%s/%d", strings.ReplaceAll(r.Addr, " ", ""), r.DB)
+	return fmt.Sprintf("redis://%s/%d", strings.Join(r.Addrs(), ","), r.DB)
 }
 
 // OpenKeys opens the keys that a configuration keeps at run time, for a command that
@@ -108,7 +108,6 @@ type sharing struct {
 	cluster *cluster.Cluster // nil: it counts alone
 	at      *config.Redis    // of the cluster
 	node    string           // of this gateway
-	shared  atomic.Bool      // the gateway counts with others
 	stop    context.CancelFunc
 }
 
@@ -179,16 +178,12 @@ func (a *App) openSharing(c *config.Config) error {
 	s.cluster = cluster.New(cluster.Options{
 		Redis: client, Prefix: s.at.Prefix, Timeout: time.Duration(s.at.Timeout), Self: self, Digest: a.digest.Load,
 		Place: place, Several: several, Rates: limits != nil, Parts: parts, Observe: func(d time.Duration) { waits.Update(d.Seconds()) }, Log: a.log,
-		Debts: func(f func(d admit.Debt, told func()) bool) {
-			if s.shared.Load() {
-				a.gateway.Debts(f)
-			}
-		},
+		Debts:    a.gateway.Debts,
 		Accounts: func(f func(id [8]byte, t *quota.Term) bool) { a.gateway.Book().Each(f) },
 	})
 	a.gateway.Share(s.cluster)
 	a.setPolicies(c)
-	s.shared.Store(true)
+	s.cluster.Start()
 	if a.records != nil {
 		a.records.cluster.Store(s.cluster)
 	}

@@ -45,7 +45,7 @@ type Options struct {
 	// Rates has requests, tokens, concurrency and the global limit counted together;
 	// else quotas alone are.
 	Rates bool
-	// Parts is into how many parts Redis can fail, at most: 1, or 16 for Redis Cluster.
+	// Parts is into how many parts Redis can fail, at most: 1, or more for a Redis Cluster.
 	Parts int
 	// Accounts calls f with each account that is counted here, until f is false.
 	Accounts func(f func(id [8]byte, t *quota.Term) bool)
@@ -101,7 +101,7 @@ const (
 	lateness = 50 * time.Millisecond
 )
 
-// New begins to count with others. Close ends it.
+// New is a gateway that counts with others once Start is called.
 func New(o Options) *Cluster {
 	c := &Cluster{o: o, leases: xsync.NewMap[uint64, *lease](), resyncs: make(chan resync), first: make(chan struct{})}
 	c.events.bell = make(chan struct{}, 1)
@@ -115,11 +115,16 @@ func New(o Options) *Cluster {
 	}
 	global := c.shardOf(admit.Everybody)
 	c.stock = newStock(func(call redis.Call) (rueidis.RedisMessage, error) { return c.run(global, call) }, o.Prefix, time.Now)
+	c.stop = func() {}
+	return c
+}
+
+// Start begins to talk to Redis, and to call what is in the Options. Close ends it.
+func (c *Cluster) Start() {
 	var ctx context.Context
 	ctx, c.stop = context.WithCancel(context.Background())
 	c.done.Go(func() { c.work(ctx) })
 	c.done.Go(func() { c.watch(ctx) })
-	return c
 }
 
 // Ready is closed when Redis has been told everything once.
@@ -206,7 +211,7 @@ type Status struct {
 	Place, Several int
 	Leases         int   // requests under way that hold something
 	Asked, Failed  int64 // commands
-	DecidedAlone   int64 // requests
+	DecidedAlone   int64 // decisions: a request may need two
 	Skew           time.Duration
 }
 

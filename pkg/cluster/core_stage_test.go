@@ -46,6 +46,7 @@ func newPeer(t testing.TB, node string, way redis.Options, change ...func(*Optio
 		f(&o)
 	}
 	p.Cluster = New(o)
+	p.Start()
 	t.Cleanup(p.Close)
 	return p
 }
