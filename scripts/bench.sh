@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 benchstat=golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo uncommitted)
-[ -z "$(git status --porcelain 2>/dev/null)" ] || commit=$commit-dirty
+# What a run before this one has measured changes nothing that is measured.
+[ -z "$(git status --porcelain -- ':!bench/results' ':!loadtest/results' 2>/dev/null)" ] || commit=$commit-dirty
 out=bench/results/$(date +%F)-$commit.txt
 last=$(git log -1 --format= --name-only --diff-filter=AM -- 'bench/results/*.txt' 2>/dev/null | tail -1 || true)
 

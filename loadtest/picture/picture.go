@@ -211,7 +211,7 @@ func seconds(r *result.Result) int {
 	last := r.Lasts - 1
 	for _, s := range r.Sides {
 		for i, at := range s.At {
-			if s.Outcome[i] != result.Answered {
+			if s.Outcome[i] != result.Answered && s.Outcome[i] != result.Limited {
 				last = max(last, at+s.Took[i])
 			}
 		}

@@ -26,7 +26,7 @@ var measures = map[string]struct {
 }{
 	"ttft":         {ttft, "time from when the request was due to its first token"},
 	"under":        {under, "share of all requests whose first token came in time"},
-	"availability": {availability, "requests answered whole, of all asked"},
+	"availability": {availability, "answered whole, of all that no limit refused"},
 	"requests":     {requests, "requests answered whole, and their tokens, a second"},
 	"refused":      {refused, "requests that failed, or whose client gave up, before their first token"},
 	"cut":          {cut, "answers that had begun and then broke off"},
@@ -135,8 +135,12 @@ func (s *Side) count(chosen []int, outcomes string) int {
 }
 
 func availability(s *Side, _ Question, chosen []int) string {
-	n := s.count(chosen, string(Answered))
-	return fmt.Sprintf("%.2f %% (%d of %d lost)", 100*float64(n)/float64(len(chosen)), len(chosen)-n, len(chosen))
+	n, limited := s.count(chosen, string(Answered)), s.count(chosen, string(Limited))
+	asked, beside := len(chosen)-limited, ""
+	if limited > 0 {
+		beside = fmt.Sprintf("; %d over a limit", limited)
+	}
+	return fmt.Sprintf("%.2f %% (%d of %d lost%s)", 100*float64(n)/float64(max(asked, 1)), asked-n, asked, beside)
 }
 
 func requests(s *Side, q Question, chosen []int) string {
@@ -156,11 +160,15 @@ func requests(s *Side, q Question, chosen []int) string {
 }
 
 func refused(s *Side, _ Question, chosen []int) string {
-	failed, left := s.count(chosen, string(Refused)), s.count(chosen, string(GaveUp))
-	if left == 0 {
-		return fmt.Sprintf("%d of %d", failed, len(chosen))
+	failed, left, limited := s.count(chosen, string(Refused)), s.count(chosen, string(GaveUp)), s.count(chosen, string(Limited))
+	text := fmt.Sprintf("%d of %d", failed+left, len(chosen))
+	if left > 0 {
+		text += fmt.Sprintf(" (%d gave up)", left)
 	}
-	return fmt.Sprintf("%d of %d (%d gave up)", failed+left, len(chosen), left)
+	if limited > 0 {
+		text += fmt.Sprintf("; %d over a limit", limited)
+	}
+	return text
 }
 
 func cut(s *Side, _ Question, chosen []int) string {

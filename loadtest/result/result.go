@@ -69,7 +69,8 @@ type Side struct {
 // Outcomes of a request.
 const (
 	Answered = 'o' // whole
-	Refused  = 'f' // failed before its first token
+	Limited  = 'l' // refused by a limit or quota of the gateway's configuration, which is no failure
+	Refused  = 'f' // failed otherwise before its first token
 	GaveUp   = 'g' // had no token when the client's patience ended
 	Cut      = 'c' // failed after its first token
 )

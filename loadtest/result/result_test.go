@@ -62,6 +62,20 @@ func TestMeasures(t *testing.T) {
 	}
 }
 
+// A limit that the configuration asks for is kept, and nothing is lost by it.
+func TestWhatIsOverALimitIsNotLost(t *testing.T) {
+	r := &Result{Loads: []string{"team"}}
+	s := &Side{At: Series{0, 1, 2, 3}, TTFT: Series{9, -1, -1, -1}, Load: Series{0, 0, 0, 0}, Outcome: "olfl"}
+	for measure, want := range map[string]string{
+		"availability": "50.00 % (1 of 2 lost; 2 over a limit)",
+		"refused":      "1 of 4; 2 over a limit",
+	} {
+		if got := r.Measure(s, Question{Measure: measure}); got != want {
+			t.Errorf("%s: got %q, want %q", measure, got, want)
+		}
+	}
+}
+
 func TestMissingSideSaysWhy(t *testing.T) {
 	r := &Result{}
 	if got := r.Measure(&Side{Missing: "not installed"}, Question{Measure: "ttft"}); got != "not installed" {

@@ -26,6 +26,14 @@ func TestOutcomes(t *testing.T) {
 		"a whole stream": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, token+"data: [DONE]\n\n") }, true, result.Answered, ""},
 		"a whole answer": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }, false, result.Answered, ""},
 		"a status":       {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "none left", 502) }, true, result.Refused, "502 Bad Gateway: none left"},
+		"a limit": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusTooManyRequests)
+			fmt.Fprint(w, `{"error":{"message":"Rate limit reached","param":"max_concurrent","code":"rate_limit_exceeded"}}`)
+		}, true, result.Limited, "Rate limit reached"},
+		"an engine that is overloaded": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusTooManyRequests)
+			fmt.Fprint(w, `{"error":"Model is overloaded","error_type":"overloaded"}`)
+		}, true, result.Refused, "overloaded"},
 		"an error event instead of a token": {
 			func(w http.ResponseWriter, _ *http.Request) {
 				fmt.Fprint(w, "data: {\"error\":{\"message\":\"full\"}}\n\n")
@@ -174,7 +182,7 @@ func TestTableNamesWhatIsMissing(t *testing.T) {
 			t.Errorf("the table does not say %q:\n%s", want, text)
 		}
 	}
-	if n := strings.Count(text, "of all asked"); n != 1 {
+	if n := strings.Count(text, "answered whole, of all"); n != 1 {
 		t.Errorf("availability stands in %d rows", n)
 	}
 }

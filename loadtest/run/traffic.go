@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -105,6 +107,8 @@ func (t *traffic) ask(ctx context.Context, r *scenario.Request, begin time.Time)
 		o.end = result.Cut
 	case errors.Is(context.Cause(ctx), errPatience):
 		o.end, err = result.GaveUp, errPatience
+	case errors.Is(err, errLimited):
+		o.end = result.Limited
 	default:
 		o.end = result.Refused
 	}
@@ -131,14 +135,27 @@ func (t *traffic) exchange(ctx context.Context, r *scenario.Request, token func(
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200)) // what there is of it will do
-		return fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(text))
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // what there is of it will do
+		return refusal(resp, bytes.TrimSpace(text))
 	}
 	if r.Stream {
 		return loadtest.Tokens(resp.Body, func(string) { token() })
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
 	return err
+}
+
+// errLimited is in the error of a request that a limit has refused.
+var errLimited = errors.New("over a limit")
+
+// refusal is an answer as an error. An engine that is overloaded answers 429 too:
+// what tells a limit is its code, which is OpenAI's.
+func refusal(resp *http.Response, text []byte) error {
+	var answer struct{ Error struct{ Code string } }
+	if json.Unmarshal(text, &answer) == nil && slices.Contains([]string{"rate_limit_exceeded", "insufficient_quota"}, answer.Error.Code) {
+		return fmt.Errorf("%w: %s: %s", errLimited, resp.Status, text)
+	}
+	return fmt.Errorf("%s: %.200s", resp.Status, text)
 }
 
 // reason is an error without what differs between equal ones, for counting.
@@ -154,26 +171,21 @@ func reason(err error) string {
 	return text
 }
 
-// counts tells how far the run is, and the latest times to a first token in ms.
-func (t *traffic) counts() (asked, answered, refused, cut int, first []int) {
+// counts tells how far the run is: how many requests were asked, how many of them
+// ended in which way, and the latest times to a first token in ms.
+func (t *traffic) counts() (asked int, ended map[byte]int, first []int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	ended = map[byte]int{}
 	for i := range t.out[:t.asked] {
-		switch o := &t.out[i]; o.end {
-		case result.Answered:
-			answered++
-		case result.Refused, result.GaveUp:
-			refused++
-		case result.Cut:
-			cut++
-		}
+		ended[t.out[i].end]++
 	}
 	for i := t.asked - 1; i >= 0 && len(first) < 200; i-- {
 		if t.out[i].first > 0 {
 			first = append(first, int(t.out[i].first.Milliseconds()))
 		}
 	}
-	return t.asked, answered, refused, cut, first
+	return t.asked, ended, first
 }
 
 // fill writes what became of the requests into a side.

@@ -88,7 +88,8 @@ func (w *watcher) second(ctx context.Context) string {
 func millis(seconds float64) int { return int(seconds*1000 + 0.5) }
 
 func report(out io.Writer, name string, second int, t *traffic, flying string) {
-	asked, answered, refused, cut, first := t.counts()
-	fmt.Fprintf(out, "%-8s %3d s: %d asked, %d answered, %d failed, %d cut; first token p50 %d ms p99 %d ms; in flight:%s\n",
-		name, second, asked, answered, refused, cut, result.Quantile(first, 0.5), result.Quantile(first, 0.99), flying)
+	asked, ended, first := t.counts()
+	fmt.Fprintf(out, "%-8s %3d s: %d asked, %d answered, %d over a limit, %d failed, %d cut; first token p50 %d ms p99 %d ms; in flight:%s\n",
+		name, second, asked, ended[result.Answered], ended[result.Limited], ended[result.Refused]+ended[result.GaveUp], ended[result.Cut],
+		result.Quantile(first, 0.5), result.Quantile(first, 0.99), flying)
 }
