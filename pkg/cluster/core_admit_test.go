@@ -130,8 +130,8 @@ func TestAnAnswerThatIsLost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := all.of(byte(len(name)))
 			net, way := moved(t, s)
-			p := newPeer(t, "a"+name[:1], way).up()
-			net.SetDelay(30 * time.Millisecond)
+			p := newPeer(t, "a"+name[:1], way, hastily).up()
+			net.SetDelay(late)
 			r, _, ok := p.enter(o)
 			if ok || r.lease == nil {
 				t.Fatal("it was answered in time")
@@ -159,12 +159,13 @@ func TestAnEndDoesNotOvertakeItsRequest(t *testing.T) {
 		}
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}
-	p := newPeer(t, "a", way).byHand()
+	p := newPeer(t, "a", way, patiently).byHand()
 	var under []*request
 	for range 300 {
 		under = append(under, p.must(all))
 	}
 	p.settle()
+	p.o.Timeout = 20 * time.Millisecond
 	slow.SetDelay(30 * time.Millisecond)
 	r, _, ok := p.enter(all)
 	if ok {
@@ -183,14 +184,14 @@ func TestAnEndDoesNotOvertakeItsRequest(t *testing.T) {
 func TestAnAnswerThatIsLostOfAnotherTerm(t *testing.T) {
 	s := redistest.Start(t)
 	net, way := moved(t, s)
-	direct, p := newPeer(t, "direct", at(s.Addr()), patiently).up(), newPeer(t, "a", way).up()
+	direct, p := newPeer(t, "direct", at(s.Addr()), patiently).up(), newPeer(t, "a", way, hastily).up()
 	p.must(all).end(10, 10)
 	p.told()
 	account, _ := direct.account(all)
 	account.Reset(time.Now())
 	direct.must(all).end(20, 20)
 	direct.holdsNothing(all)
-	net.SetDelay(30 * time.Millisecond)
+	net.SetDelay(late)
 	r, _, ok := p.enter(all)
 	if ok {
 		t.Fatal("it was answered in time")

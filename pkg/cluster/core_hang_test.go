@@ -77,7 +77,7 @@ func TestNobodyWaitsForARedisThatHangs(t *testing.T) {
 // told, waits for that, but not for a Redis that hangs meanwhile.
 func TestARefusalDoesNotWaitForARedisThatHangs(t *testing.T) {
 	s := redistest.Start(t)
-	p := newPeer(t, "a", at(s.Addr())).byHand()
+	p := newPeer(t, "a", at(s.Addr()), hastily).byHand()
 	o := all
 	o.limits.Concurrent = 1
 	p.must(o).end(0, 0) // and nobody tells

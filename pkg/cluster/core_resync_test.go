@@ -216,7 +216,7 @@ func TestAReplicaThatLags(t *testing.T) {
 func TestAResetWhileRedisIsAway(t *testing.T) {
 	s := redistest.Start(t)
 	net, way := moved(t, s)
-	a, b := newPeer(t, "a", way).up(), newPeer(t, "b", at(s.Addr()), patiently).up()
+	a, b := newPeer(t, "a", way, hastily).up(), newPeer(t, "b", at(s.Addr()), patiently).up()
 	o := all
 	o.quota = 200
 	b.must(o).end(200, 200)

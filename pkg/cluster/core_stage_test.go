@@ -54,6 +54,12 @@ func newPeer(t testing.TB, node string, way redis.Options, change ...func(*Optio
 // patiently is for tests of what is said, not of when.
 func patiently(o *Options) { o.Timeout = 5 * time.Second }
 
+// hastily is for tests of answers that are too late: with a delay of late each way they
+// are, while what was asked still takes effect.
+func hastily(o *Options) { o.Timeout = 100 * time.Millisecond }
+
+const late = 60 * time.Millisecond
+
 // up waits until Redis has been told everything.
 func (p *peer) up() *peer {
 	p.t.Helper()
