@@ -68,22 +68,22 @@ instructions: bench-deps ## instructions of a request and of an event, against b
 	go run ./bench/instructions $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: ## other gateways side by side, 40 minutes; SHORT=1 only proves that it works
+bench-peers: ## other gateways side by side, 30 minutes; SHORT=1 only proves that it works
 	go run ./bench/peers $(if $(SHORT),-short) $(ARGS)
 
 .PHONY: bench-usage
-bench-usage: ## what metering costs: without it and with it, and the journal alone, 10 minutes; SHORT=1 only proves that it works
+bench-usage: ## what metering costs: without it and with it, and the journal alone, 9 minutes; SHORT=1 only proves that it works
 	go run ./bench/peers -usage -rounds 5 $(if $(SHORT),-short) $(ARGS)
 	$(if $(SHORT),,PKG=./bench scripts/bench.sh)
 	$(if $(SHORT),,GOMAXPROCS=1 PKG=./pkg/events scripts/bench.sh)
 
 .PHONY: bench-limits
-bench-limits: ## what keys and limits cost: without them and with them, and their single steps, 15 minutes; SHORT=1 only proves that it works
+bench-limits: ## what keys and limits cost: without them and with them, and their single steps, 18 minutes; SHORT=1 only proves that it works
 	go run ./bench/peers -limits -rounds 5 $(if $(SHORT),-short) $(ARGS)
 	$(if $(SHORT),,for p in ./bench ./pkg/auth ./pkg/keystore ./pkg/admit ./pkg/limit ./pkg/quota; do PKG=$$p scripts/bench.sh || exit 1; done)
 
 .PHONY: bench-cluster
-bench-cluster: ## what a Redis costs: keys and limits in it and in memory, three gateways, single steps, 12 minutes; SHORT=1 only proves that it works
+bench-cluster: ## what a Redis costs: keys and limits in it and in memory, three gateways, single steps, 13 minutes; SHORT=1 only proves that it works
 	go run ./bench/peers -cluster -rounds 5 $(if $(SHORT),-short) $(ARGS)
 	$(if $(SHORT),,for p in ./pkg/redis ./pkg/cluster; do PKG=$$p scripts/bench.sh || exit 1; done)
 
